@@ -1,0 +1,191 @@
+"""The graph: what a spec becomes, and what every target is emitted from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import networkx as nx
+
+from detc.compiler.types import TensorType
+from detc.dsl.source import Span
+
+# What an attribute of a node may be. Nested lists are tuples, so that attributes are values.
+Attribute = int | float | bool | str | None | tuple["Attribute", ...]
+
+ViewName = Literal["forward", "train", "predict"]
+VIEWS: tuple[ViewName, ...] = ("forward", "train", "predict")
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """One output of one node; of a graph input where `node` is the input's name."""
+
+    node: str
+    output: int = 0
+
+    def __str__(self) -> str:
+        return f"%{self.node}" if self.output == 0 else f"%{self.node}#{self.output}"
+
+
+Values = Value | tuple[Value, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Weight:
+    """A parameter or buffer.
+
+    `key` is its name in the state dict. `init` is the initialiser as (name, parameters...). `trainable` is false where the
+    spec freezes it. `tied` is the key of the weight that this one is a second name of.
+    """
+
+    key: str
+    shape: tuple[int, ...]
+    dtype: str = "float32"
+    init: tuple[Attribute, ...] = ("zeros",)
+    trainable: bool = True
+    buffer: bool = False
+    tied: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One application of a primitive; see docs/architecture.md for the fields."""
+
+    name: str
+    op: str
+    inputs: tuple[tuple[str, Values], ...]
+    attrs: Mapping[str, Attribute]
+    weights: Mapping[str, str]
+    types: tuple[TensorType, ...]
+    scope: str = ""
+    origins: tuple[Span, ...] = field(default=(), compare=False)
+
+    @property
+    def operands(self) -> tuple[Value, ...]:
+        """All inputs in port order, flattened."""
+        flat: list[Value] = []
+        for _, values in self.inputs:
+            flat.extend((values,) if isinstance(values, Value) else values)
+        return tuple(flat)
+
+    @property
+    def type(self) -> TensorType:
+        """The type of the only, or first, output."""
+        return self.types[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One application of a component: where, of what, and what came out, under names such as "" or "scores" and levels."""
+
+    path: str
+    component: str
+    kind: str
+    outputs: tuple[tuple[tuple[str | int, ...], Value], ...]
+    span: Span | None = field(default=None, compare=False)
+    doc: str = field(default="", compare=False)
+
+
+Outputs = Mapping[str, Values]
+
+
+class Graph:
+    """A detector's graph, in topological order. Frozen once built: passes make new ones."""
+
+    def __init__(
+        self,
+        name: str,
+        inputs: Mapping[str, TensorType],
+        nodes: Mapping[str, Node],
+        weights: Mapping[str, Weight],
+        views: Mapping[str, Outputs],
+        calls: tuple[Call, ...] = (),
+        size_divisor: int = 1,
+    ) -> None:
+        self.name = name
+        self.inputs = dict(inputs)
+        self.weights = dict(weights)
+        self.views = {view: dict(outputs) for view, outputs in views.items()}
+        self.calls = calls
+        self.size_divisor = size_divisor
+        self.nx: nx.MultiDiGraph = nx.MultiDiGraph(name=name)
+        for input_name in self.inputs:
+            self.nx.add_node(input_name)
+        for node in nodes.values():
+            self.nx.add_node(node.name, node=node)
+            for port, values in node.inputs:
+                for index, value in enumerate((values,) if isinstance(values, Value) else values):
+                    self.nx.add_edge(value.node, node.name, key=(port, index), output=value.output)
+        nx.freeze(self.nx)
+
+    @property
+    def nodes(self) -> Iterator[Node]:
+        """The nodes, each after what it uses."""
+        return (data["node"] for _, data in self.nx.nodes(data=True) if "node" in data)
+
+    def __getitem__(self, name: str) -> Node:
+        node: Node = self.nx.nodes[name]["node"]
+        return node
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.nx and name not in self.inputs
+
+    def __len__(self) -> int:
+        return len(self.nx) - len(self.inputs)
+
+    def type_of(self, value: Value) -> TensorType:
+        """The type of a value."""
+        if value.node in self.inputs:
+            return self.inputs[value.node]
+        return self[value.node].types[value.output]
+
+    def users(self, name: str) -> list[Node]:
+        """The nodes that use an output of the node (or input) called `name`."""
+        return [self[user] for user in dict.fromkeys(self.nx.successors(name))]
+
+    def reached(self, *views: str) -> set[str]:
+        """Names of all nodes and inputs that the outputs of these views depend on."""
+        found: set[str] = set()
+        stack = [v.node for view in views for values in self.views.get(view, {}).values() for v in flatten(values)]
+        while stack:
+            name = stack.pop()
+            if name not in found:
+                found.add(name)
+                stack.extend(self.nx.predecessors(name))
+        return found
+
+    def view(self, *views: str) -> Graph:
+        """The part of the graph that these views need. All weights whose nodes remain are kept, with their ties."""
+        reached = self.reached(*views)
+        nodes = {n.name: n for n in self.nodes if n.name in reached}
+        used = {key for n in nodes.values() for key in n.weights.values()}
+        weights = {k: w for k, w in self.weights.items() if k in used or w.tied in used}
+        inputs = {k: t for k, t in self.inputs.items() if k in reached or k == "image"}
+        calls = tuple(
+            replace(c, outputs=tuple(o for o in c.outputs if o[1].node in reached or o[1].node in inputs))
+            for c in self.calls
+        )
+        kept = {v: self.views[v] for v in views if v in self.views}
+        return Graph(
+            self.name, inputs, nodes, weights, kept, tuple(c for c in calls if c.outputs), self.size_divisor
+        )
+
+    def replaced(self, **changes: object) -> Graph:
+        """This graph with the given constructor arguments changed."""
+        arguments: dict[str, object] = {
+            "name": self.name,
+            "inputs": self.inputs,
+            "nodes": {n.name: n for n in self.nodes},
+            "weights": self.weights,
+            "views": self.views,
+            "calls": self.calls,
+            "size_divisor": self.size_divisor,
+        }
+        return Graph(**{**arguments, **changes})  # type: ignore[arg-type]
+
+
+def flatten(values: Values) -> tuple[Value, ...]:
+    """One value or several, as a tuple."""
+    return (values,) if isinstance(values, Value) else values

@@ -1,0 +1,79 @@
+"""What detc tells a user who made a mistake.
+
+Every kind of diagnostic is declared once, in `detc.dsl.catalogue`, with a stable code, a slug, a severity and an
+explanation that `detc explain CODE` prints. Raising code builds a `Diagnostic` from the kind, with the summary of the
+case at hand, what to do about it, and the places involved.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Literal
+
+from detc.dsl.source import Span
+
+Severity = Literal["error", "warning"]
+
+KINDS: dict[str, Kind] = {}
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of diagnostic. Its slug names the fault ("stride-mismatch"), not the cure."""
+
+    code: str
+    slug: str
+    explanation: str
+    severity: Severity = "error"
+
+    def __post_init__(self) -> None:
+        if self.code in KINDS:
+            raise ValueError(f"{self.code} is declared twice")
+        KINDS[self.code] = self
+
+    def at(self, span: Span | None, summary: str, *, label: str = "", detail: str = "", **more: object) -> Diagnostic:
+        """A diagnostic of this kind whose culprit is `span`, labelled there with `label`."""
+        labels = (Label(span, label),) if span is not None else ()
+        return Diagnostic(self, summary, detail, labels + tuple(more.pop("labels", ())), **more)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """A place and what is to be said of it. The first label of a diagnostic is the culprit."""
+
+    span: Span
+    text: str = ""
+
+
+@dataclass(frozen=True)
+class Diagnostic:
+    """`summary` says what is wrong in one line, `detail` how to mend it, `notes` what else helps to see why."""
+
+    kind: Kind
+    summary: str
+    detail: str = ""
+    labels: tuple[Label, ...] = ()
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def severity(self) -> Severity:
+        return self.kind.severity
+
+
+class DiagnosticError(Exception):
+    """A user's mistake, or several. Never shown as a traceback: the command line renders `diagnostics`."""
+
+    def __init__(self, diagnostics: Diagnostic | Iterable[Diagnostic]) -> None:
+        self.diagnostics = [diagnostics] if isinstance(diagnostics, Diagnostic) else list(diagnostics)
+        super().__init__("; ".join(f"{d.kind.code} [{d.kind.slug}] {d.summary}" for d in self.diagnostics))
+
+    def __iter__(self) -> Iterator[Diagnostic]:
+        return iter(self.diagnostics)
+
+
+def suggest(word: str, known: Iterable[str]) -> str:
+    """`did you mean "x"?` for the known word nearest to `word`, or nothing where none is near."""
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f'did you mean "{near[0]}"?' if near else ""
