@@ -6,8 +6,8 @@ ops as `RULES` has them (a comparison or a transcendental function counts as one
 
 Memory is that of activations, without weights, gradients, optimizer state and the workspace inside a kernel. In
 inference a tensor lives from the op that makes it to the last op that uses it, in the graph's order; `peak_bytes` is
-the largest sum of those alive at a time, the image and the results included. For training, `saved_bytes` is what PyTorch's autograd keeps for the backward
-pass, each tensor once however many ops keep it.
+the largest sum of those alive at a time, the image and the results included. For training, `saved_bytes` is what
+PyTorch's autograd keeps for the backward pass, each tensor once however many ops keep it.
 """
 
 from __future__ import annotations
@@ -326,9 +326,9 @@ class _Memory:
     def peak(self) -> int:
         """The most bytes alive at a time, when the nodes run in order and every tensor goes after its last use."""
         order = list(self.graph.nodes)
-        results = {
-            self.base(v) for outputs in self.graph.views.values() for vs in outputs.values() for v in flatten(vs)
-        }
+        kept = {Value(name) for name in self.graph.inputs}
+        for outputs in self.graph.views.values():
+            kept |= {self.base(value) for values in outputs.values() for value in flatten(values)}
         last: dict[Value, int] = {}
         for step, node in enumerate(order):
             for value in (*node.operands, *(Value(node.name, i) for i in range(len(node.types)))):
