@@ -1,0 +1,5 @@
+"""The predict view as an ONNX model: pixels in, boxes out, in standard operators only."""
+
+from detc.compiler.emit.onnx.model import emit
+
+__all__ = ["emit"]

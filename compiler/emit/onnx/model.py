@@ -1,0 +1,126 @@
+"""From a predict graph to an ONNX model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from detc.compiler.emit.static import OUTPUTS, Static, require_lowerings
+from detc.compiler.graph import Node, Value
+
+if TYPE_CHECKING:
+    from detc.compiler.graph import Graph
+    from detc.compiler.passes import Weights
+
+# 17 is the oldest opset with all operators in the form used here; runtimes of 2022 and later read it.
+OPSET = 17
+_IR_VERSION = 8
+
+_DTYPES = {"float32": TensorProto.FLOAT, "int64": TensorProto.INT64}
+
+
+class Builder:
+    """Collects the nodes and constants of a model. Tensors are known by name."""
+
+    def __init__(self, static: Static, weights: Weights) -> None:
+        self.static = static
+        self.weights = weights
+        self.nodes: list[onnx.NodeProto] = []
+        self.initializers: dict[str, onnx.TensorProto] = {}
+        self._names: dict[Value, str] = {Value("image"): "image"}
+        self._scope = ""
+        self._count = 0
+
+    def name_of(self, value: Value) -> str:
+        """The tensor that holds a value of the graph."""
+        return self._names[value]
+
+    def shape(self, value: Value) -> tuple[int, ...]:
+        """The shape of a value of the graph."""
+        return self.static.shape(value)
+
+    def weight(self, node: Node, name: str) -> str:
+        """The initializer of a node's weight; nodes that share a weight share the initializer."""
+        return self._initializer(node.weights[name], self.weights[node.weights[name]])
+
+    def constant(self, array: np.ndarray | Sequence[int] | Sequence[float] | float, dtype: type = np.float32) -> str:
+        """An initializer with these values."""
+        self._count += 1
+        return self._initializer(f"{self._scope}/constant_{self._count}", np.asarray(array, dtype))
+
+    def integers(self, *values: int) -> str:
+        """An initializer with these whole numbers, as the shape and index inputs of operators take them."""
+        return self.constant(values, np.int64)
+
+    def _initializer(self, name: str, array: np.ndarray) -> str:
+        if name not in self.initializers:
+            self.initializers[name] = numpy_helper.from_array(np.ascontiguousarray(array), name)
+        return name
+
+    def apply(self, op: str, *inputs: str, outputs: int = 1, **attrs: Any) -> Any:
+        """Adds an operator; the name of its output, or a list of them."""
+        self._count += 1
+        name = f"{self._scope}/{op}_{self._count}"
+        names = [name if i == 0 else f"{name}_{i}" for i in range(outputs)]
+        self.nodes.append(helper.make_node(op, list(inputs), names, name=name, **attrs))
+        return names[0] if outputs == 1 else names
+
+    def lower(self, node: Node) -> None:
+        """Adds a node of the graph."""
+        from detc.compiler.emit.onnx.lowerings import LOWERINGS
+
+        self._scope = node.name
+        result = LOWERINGS[node.op](self, node)
+        for index, name in enumerate((result,) if isinstance(result, str) else result):
+            self._names[Value(node.name, index)] = name
+
+
+def emit(
+    graph: Graph,
+    weights: Weights,
+    *,
+    batch: int,
+    height: int,
+    width: int,
+    also: Mapping[str, Value] = MappingProxyType({}),
+) -> onnx.ModelProto:
+    """The model for `batch` images of `height` x `width` pixels, checked by onnx.checker with full shape inference.
+
+    Input `image` (batch, 3, height, width) float32, normalised. Outputs `boxes` (batch, K, 4) float32 in pixels,
+    `scores` (batch, K) float32 and `classes` (batch, K) int64, sorted by score; absent ones have score 0 and class -1.
+
+    `weights` maps every key of `graph.weights` to its array. `also` names inner values to return too. Raises
+    DiagnosticError where an op has no lowering.
+    """
+    from detc.compiler.emit.onnx.lowerings import LOWERINGS
+
+    graph = graph.view("predict")
+    require_lowerings(graph, LOWERINGS, "onnx")
+    static = Static(graph, batch, height, width)
+    builder = Builder(static, weights)
+    for node in graph.nodes:
+        builder.lower(node)
+    outputs = []
+    for name, value in (*zip(OUTPUTS, static.outputs, strict=True), *also.items()):
+        builder.nodes.append(helper.make_node("Identity", [builder.name_of(value)], [name], name=name))
+        outputs.append(_info(name, static, value))
+    onnx_graph = helper.make_graph(
+        builder.nodes,
+        graph.name,
+        [_info("image", static, Value("image"))],
+        outputs,
+        list(builder.initializers.values()),
+    )
+    model = helper.make_model(onnx_graph, opset_imports=[helper.make_opsetid("", OPSET)], producer_name="detc")
+    model.ir_version = _IR_VERSION
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def _info(name: str, static: Static, value: Value) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, _DTYPES[static.graph.type_of(value).dtype], static.shape(value))
