@@ -323,10 +323,10 @@ class _Builder:
         )
 
     def _type_one(self, start: int, end: int, c: list[Any]) -> t.Type:
-        return t.Type(start, end, str(c[0]), False)
+        return t.Type(start, end, str(c[0]), False, c[1] is not None)
 
     def _type_many(self, start: int, end: int, c: list[Any]) -> t.Type:
-        return t.Type(start, end, str(c[0]), True)
+        return t.Type(start, end, str(c[0]), True, c[1] is not None)
 
     # statements
 
@@ -440,6 +440,9 @@ class _Builder:
 
     def _binary_and(self, start: int, end: int, c: list[Any]) -> t.Binary:
         return t.Binary(start, end, "and", self.build(c[0]), self.build(c[1]))
+
+    def _contained(self, start: int, end: int, c: list[Any]) -> t.Binary:
+        return t.Binary(start, end, "in", self.build(c[0]), self.build(c[1]))
 
     def _not(self, start: int, end: int, c: list[Any]) -> t.Unary:
         return t.Unary(start, end, "not", self.build(c[0]))

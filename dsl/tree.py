@@ -306,10 +306,11 @@ Statement = (
 
 @dataclass(slots=True, eq=False)
 class Type(Tree):
-    """`int`, `feature`, or `[int]` where `many`."""
+    """`int`, `feature`, `[int]` where `many`, `block?` where `optional`: none will do."""
 
     name: str
     many: bool
+    optional: bool
 
 
 @dataclass(slots=True, eq=False)

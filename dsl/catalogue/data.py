@@ -1,0 +1,225 @@
+"""Diagnostics about data: the settings a spec gives, annotation files, images. Codes E06xx."""
+
+from __future__ import annotations
+
+from detc.dsl.diagnostics import Kind
+
+UNKNOWN_RECORD = Kind(
+    "E0601",
+    "unknown-record",
+    """
+A place of a detector's `data` or `schedule` holds a record that training does not know.
+
+Records are data: a spec may declare its own, but only those of `lib/data.det` and `lib/schedules.det` mean something to
+`detc train`, and each only in its place.
+
+Wrong:
+
+    data.augment = [Normalize([0.0, 0.0, 0.0], [1.0, 1.0, 1.0])]
+
+Right:
+
+    data.augment = [Resize([640, 640]), RandomFlip()]
+""",
+)
+
+BAD_SETTING = Kind(
+    "E0602",
+    "bad-setting",
+    """
+A setting has the right type and an impossible value.
+
+Wrong:
+
+    data.augment = [RandomFlip(probability = 50.0)]
+
+Right:
+
+    data.augment = [RandomFlip(probability = 0.5)]
+""",
+)
+
+DATA_MISSING = Kind(
+    "E0603",
+    "data-missing",
+    """
+A file or folder that the spec's data names is not there.
+
+Paths of a source are relative to the data's root; the root is relative to the file of the spec. `--data ROOT` on the
+command line replaces the root.
+
+Wrong, where the data lies in /data/coco:
+
+    detc train specs/retinanet.det:retinanet_r50_fpn_1x
+
+Right:
+
+    detc train specs/retinanet.det:retinanet_r50_fpn_1x --data /data/coco
+""",
+)
+
+ANNOTATION_UNREADABLE = Kind(
+    "E0604",
+    "annotation-unreadable",
+    """
+An annotation file is not what its source says it is: it is cut off, is not JSON or XML, lacks a required entry, declares
+a document type (never needed, and a way to exhaust memory), or is larger than any real one.
+
+Wrong, a COCO file without its images:
+
+    {"annotations": [], "categories": []}
+
+Right:
+
+    {"images": [{"id": 1, "file_name": "1.jpg", "width": 640, "height": 480}],
+     "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [10, 10, 50, 40]}],
+     "categories": [{"id": 1, "name": "cat"}]}
+""",
+)
+
+CLASSES_MISMATCH = Kind(
+    "E0605",
+    "classes-mismatch",
+    """
+The class names of the spec and those of the annotations do not fit together, so some class would never be learnt.
+
+Names are matched exactly, capital letters and spaces included; order and ids do not matter. Names that only the
+annotations have are left out with a warning, as long as every class of the spec is found.
+
+Wrong, where the annotations say RBC, WBC and Platelets:
+
+    classes = ["rbc", "wbc", "platelets"]
+
+Right:
+
+    classes = ["RBC", "WBC", "Platelets"]
+""",
+)
+
+NO_OBJECTS = Kind(
+    "E0606",
+    "no-objects",
+    """
+A part of the data has no image, or no image with an object that can be used, so there is nothing to train on or to
+evaluate.
+
+Wrong: a Voc source whose list in ImageSets/Main is empty.
+Right: a list with one image name a line.
+""",
+)
+
+IMAGE_MISSING = Kind(
+    "E0607",
+    "image-missing",
+    """
+An image that the annotations or the list name is not in its folder.
+
+An evaluation stops here, since its figure would be that of another set; training leaves such images out (E0615).
+
+Wrong: "file_name": "train2017/000000000009.jpg" with `images = "train2017"` (the folder is named twice).
+Right: "file_name": "000000000009.jpg" with `images = "train2017"`.
+""",
+)
+
+IMAGE_UNREADABLE = Kind(
+    "E0608",
+    "image-unreadable",
+    """
+A file is no image that OpenCV reads, was cut off on its way, or is larger than detc accepts.
+
+Most libraries fill the missing part of a truncated JPEG with grey and go on, which trains on grey. Training leaves out
+the images that it finds to be unreadable beforehand (E0615); an evaluation or prediction stops.
+
+Wrong: a download that broke off.
+Right: fetch the file again, or remove it from the annotations.
+""",
+)
+
+SIZE_DISAGREES = Kind(
+    "E0609",
+    "size-disagrees",
+    """
+An image has another width or height than its annotation says, so its boxes may belong to another version of the image.
+
+A photograph that its camera marked as rotated is turned where that makes the sizes agree. Training leaves other images
+out (E0615); an evaluation stops.
+
+Wrong: images scaled down after they were annotated.
+Right: annotate the images that are used, or scale the boxes with them.
+""",
+)
+
+BAD_BOX = Kind(
+    "E0610",
+    "bad-box",
+    """
+Boxes that are no boxes: with a corner that is not a finite number, with the right side left of the left one, without an
+area, or wholly outside the image. They are left out. Boxes that reach over the border are cut there for training.
+
+Wrong: "bbox": [120, 40, 0, 25]
+Right: "bbox": [120, 40, 30, 25]
+""",
+    severity="warning",
+)
+
+UNUSED_CLASS = Kind(
+    "E0611",
+    "unused-class",
+    """
+The annotations have classes that the spec does not list, whose objects are left out, or the spec lists a class of which
+this part of the data has no object. Both may be meant.
+
+Wrong, where dogs are to be found too: classes = ["cat"]
+Right: classes = ["cat", "dog"]
+""",
+    severity="warning",
+)
+
+DUPLICATE = Kind(
+    "E0612",
+    "duplicate",
+    """
+The same image or the same box is there twice. An image is used once; of equal boxes of one class in one image, training
+uses one.
+
+Wrong: a list that names img_07 twice.
+Right: each name once.
+""",
+    severity="warning",
+)
+
+DUPLICATE_ID = Kind(
+    "E0613",
+    "duplicate-id",
+    """
+Two images or two categories of a COCO file have the same id, so it is not known to which of them the boxes belong.
+
+Wrong: "images": [{"id": 1, "file_name": "a.jpg"}, {"id": 1, "file_name": "b.jpg"}]
+Right: an id of its own for each.
+""",
+)
+
+PATH_OUTSIDE = Kind(
+    "E0614",
+    "path-outside",
+    """
+An annotation names a file outside the folder that its source gives for images. Annotation files come from strangers, and
+this could make detc read any file of this machine.
+
+Wrong: "file_name": "../../etc/passwd"
+Right: "file_name": "000000000009.jpg"
+""",
+)
+
+IMAGE_LEFT_OUT = Kind(
+    "E0615",
+    "image-left-out",
+    """
+Images that are missing, unreadable, cut off, or of another size than their annotation says are left out of training. The
+rest is trained on. An evaluation does not leave images out: it stops.
+
+Wrong: a folder into which only a part of the images was copied.
+Right: all images that the annotations name.
+""",
+    severity="warning",
+)

@@ -1,0 +1,147 @@
+"""Diagnostics about training, evaluating and predicting. Codes E07xx."""
+
+from __future__ import annotations
+
+from detc.dsl.diagnostics import Kind
+
+NO_SETTINGS = Kind(
+    "E0701",
+    "no-settings",
+    """
+The detector does not say what it is trained on, or how.
+
+Wrong:
+
+    detector mine : SingleStage { backbone = ResNet(18)  neck = FPN()  head = RetinaHead() }
+
+Right:
+
+    detector mine : SingleStage {
+        backbone = ResNet(18)  neck = FPN()  head = RetinaHead()
+        data     = voc(["cat", "dog"], root = "pets")
+        schedule = schedule_1x
+    }
+""",
+)
+
+NO_SPLIT = Kind(
+    "E0702",
+    "no-split",
+    """
+The part of the data that was asked for is not in the spec.
+
+Wrong: `--split test` where `data.test` is empty.
+Right: `--split val`, or `data.test = [Voc("test")]` in the spec.
+""",
+)
+
+PRETRAINED_MISSING = Kind(
+    "E0703",
+    "pretrained-missing",
+    """
+The spec's published run starts from pretrained weights, and none were given. detc downloads nothing. Training from
+scratch by mistake costs days and most of the accuracy, so it has to be said.
+
+Wrong:
+
+    detc train specs/retinanet.det:retinanet_r50_fpn_1x
+
+Right:
+
+    detc train specs/retinanet.det:retinanet_r50_fpn_1x --pretrained resnet50-0676ba61.pth
+
+or, if meant:
+
+    detc train specs/retinanet.det:retinanet_r50_fpn_1x --from-scratch
+""",
+)
+
+NON_FINITE_LOSS = Kind(
+    "E0704",
+    "non-finite-loss",
+    """
+A term of the loss became infinite or no number. Every weight would have followed, so the run stopped before the step. The
+weights as they were are kept beside the run's others, and the images of the batch are named.
+
+The usual causes: a learning rate too high for the batch, too short a warm-up, float16 where its range is too small.
+
+Wrong: `schedule.optimizer.lr = 1.0`
+Right: `schedule.optimizer.lr = 0.01`, and `schedule.clip = 35.0` where single batches are the trouble.
+""",
+)
+
+RUN_EXISTS = Kind(
+    "E0705",
+    "run-exists",
+    """
+The folder that a run was to be written to already holds one, or other files. detc overwrites no run.
+
+Wrong, a second time:
+
+    detc train mine.det --output runs/mine
+
+Right:
+
+    detc train mine.det --output runs/mine --resume
+
+or another folder.
+""",
+)
+
+CANNOT_RESUME = Kind(
+    "E0706",
+    "cannot-resume",
+    """
+There is no run to resume, or the run was started from another spec or with other options, so that continuing it would
+give a result which neither would have given alone.
+
+Wrong: `--resume --batch 4` on a run that was started with 8.
+Right: `--resume` alone. Only --epochs and --workers may differ.
+""",
+)
+
+CLASS_LISTS_DIFFER = Kind(
+    "E0707",
+    "class-lists-differ",
+    """
+Two class lists that must be the same, in the same order, are not: those of the detector and of the data, or those of the
+weights and of the spec. A figure or a picture with them would name the wrong classes.
+
+Wrong: weights trained on ["cat", "dog"], evaluated with ["dog", "cat"].
+Right: the same list.
+""",
+)
+
+NO_IMAGES = Kind(
+    "E0708",
+    "no-images",
+    """
+What was given as images to predict on is neither an image file, nor a folder with images, nor a pattern that matches any.
+
+Wrong: detc predict mine.det photographs/*.gif --weights mine.safetensors
+Right: detc predict mine.det photographs --weights mine.safetensors
+""",
+)
+
+CANNOT_WRITE = Kind(
+    "E0709",
+    "cannot-write",
+    """
+A result could not be written: the disk is full, the folder is not writable, or a file stands where a folder should be.
+Files are written under a temporary name and renamed, so nothing that was there before is lost.
+
+Wrong: --output /usr/results
+Right: --output results
+""",
+)
+
+BAD_OPTION = Kind(
+    "E0710",
+    "bad-option",
+    """
+An option of the command line has a value that cannot be used.
+
+Wrong: detc train mine.det --epochs 0
+Right: detc train mine.det --epochs 12
+""",
+)

@@ -1,0 +1,109 @@
+"""A detector of a spec, ready to be used: the front of detc's Python interface."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from detc.compiler.elaborate import Elaborated, elaborate
+from detc.compiler.graph import Graph, ViewName
+from detc.compiler.modules import Loader, Module, Workspace
+from detc.compiler.values import Record
+from detc.dsl.diagnostics import Diagnostic
+
+if TYPE_CHECKING:
+    import torch.fx
+
+
+class Detector:
+    """One detector of a spec: `detc.load("specs/fpg.det", "retinanet_r50_fpg_crop640_50e")`."""
+
+    def __init__(self, module: Module, elaborated: Elaborated, files: Mapping[Path, Module]) -> None:
+        self._module = module
+        self._elaborated = elaborated
+        self._files = files
+
+    @property
+    def name(self) -> str:
+        return self._elaborated.name
+
+    @property
+    def graph(self) -> Graph:
+        """The whole graph, with all views."""
+        return self._elaborated.graph
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of the classes, in the order of their numbers."""
+        return list(self._elaborated.classes)
+
+    @property
+    def data(self) -> Record | None:
+        return self._elaborated.data
+
+    @property
+    def schedule(self) -> Record | None:
+        return self._elaborated.schedule
+
+    @property
+    def pretrained(self) -> str | None:
+        """The weights that training starts from, as the spec names them."""
+        return self._elaborated.pretrained
+
+    @property
+    def reported(self) -> dict[str, Any]:
+        """What was published of this detector: figures, configuration, checkpoint."""
+        return dict(self._elaborated.reported)
+
+    @property
+    def warnings(self) -> tuple[Diagnostic, ...]:
+        return self._elaborated.warnings
+
+    @property
+    def elaborated(self) -> Elaborated:
+        return self._elaborated
+
+    @property
+    def path(self) -> Path:
+        """The spec's file."""
+        return self._module.path
+
+    @property
+    def source(self) -> str:
+        """The spec's text."""
+        return self._module.source.text
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 of the spec's text and of everything it imports, and the detector's name."""
+        digest = hashlib.sha256(self.name.encode())
+        for path in sorted(self._files):
+            digest.update(self._files[path].source.text.encode())
+        return digest.hexdigest()
+
+    def modules(self, *views: ViewName) -> dict[str, torch.fx.GraphModule]:
+        """The given views as modules that share their parameters, freshly initialised as the spec says."""
+        from detc.compiler.emit.fx import emit
+        from detc.runtime.kernels import KERNELS
+
+        return emit(self.graph, views, KERNELS)
+
+    def module(self, view: ViewName = "forward") -> torch.fx.GraphModule:
+        """One view as a module; its state dict has the keys of the published checkpoint."""
+        return self.modules(view)[view]
+
+    def __repr__(self) -> str:
+        return f"<Detector {self.name}: {len(self.graph)} nodes, {len(self.graph.weights)} weights>"
+
+
+def load(path: str | Path, name: str | None = None, roots: tuple[Path, ...] = ()) -> Detector:
+    """The detector called `name` of a spec, or the one that its `default` names, or its only one.
+
+    Raises:
+        DiagnosticError: with every mistake of the spec.
+    """
+    workspace = Workspace(Loader(roots))
+    module = workspace.open(Path(path))
+    return Detector(module, elaborate(module, workspace.choose(module, name)), workspace.loader.modules)
