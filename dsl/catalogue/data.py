@@ -62,8 +62,8 @@ ANNOTATION_UNREADABLE = Kind(
     "E0604",
     "annotation-unreadable",
     """
-An annotation file is not what its source says it is: it is cut off, is not JSON or XML, lacks a required entry, declares
-a document type (never needed, and a way to exhaust memory), or is larger than any real one.
+An annotation file is not what its source says it is: it is cut off, is not JSON or XML, lacks a required entry,
+declares a document type (never needed, and a way to exhaust memory), or is larger than any real one.
 
 Wrong, a COCO file without its images:
 
@@ -203,8 +203,8 @@ PATH_OUTSIDE = Kind(
     "E0614",
     "path-outside",
     """
-An annotation names a file outside the folder that its source gives for images. Annotation files come from strangers, and
-this could make detc read any file of this machine.
+An annotation names a file outside the folder that its source gives for images. Annotation files come from strangers,
+and this could make detc read any file of this machine.
 
 Wrong: "file_name": "../../etc/passwd"
 Right: "file_name": "000000000009.jpg"
@@ -215,8 +215,8 @@ IMAGE_LEFT_OUT = Kind(
     "E0615",
     "image-left-out",
     """
-Images that are missing, unreadable, cut off, or of another size than their annotation says are left out of training. The
-rest is trained on. An evaluation does not leave images out: it stops.
+Images that are missing, unreadable, cut off, or of another size than their annotation says are left out of training.
+The rest is trained on. An evaluation does not leave images out: it stops.
 
 Wrong: a folder into which only a part of the images was copied.
 Right: all images that the annotations name.

@@ -60,8 +60,8 @@ NON_FINITE_LOSS = Kind(
     "E0704",
     "non-finite-loss",
     """
-A term of the loss became infinite or no number. Every weight would have followed, so the run stopped before the step. The
-weights as they were are kept beside the run's others, and the images of the batch are named.
+A term of the loss became infinite or no number. Every weight would have followed, so the run stopped before the step.
+The weights as they were are kept beside the run's others, and the images of the batch are named.
 
 The usual causes: a learning rate too high for the batch, too short a warm-up, float16 where its range is too small.
 
@@ -104,8 +104,8 @@ CLASS_LISTS_DIFFER = Kind(
     "E0707",
     "class-lists-differ",
     """
-Two class lists that must be the same, in the same order, are not: those of the detector and of the data, or those of the
-weights and of the spec. A figure or a picture with them would name the wrong classes.
+Two class lists that must be the same, in the same order, are not: those of the detector and of the data, or those of
+the weights and of the spec. A figure or a picture with them would name the wrong classes.
 
 Wrong: weights trained on ["cat", "dog"], evaluated with ["dog", "cat"].
 Right: the same list.
@@ -116,7 +116,7 @@ NO_IMAGES = Kind(
     "E0708",
     "no-images",
     """
-What was given as images to predict on is neither an image file, nor a folder with images, nor a pattern that matches any.
+What was given as images to predict on is neither an image, nor a folder with images, nor a pattern that matches any.
 
 Wrong: detc predict mine.det photographs/*.gif --weights mine.safetensors
 Right: detc predict mine.det photographs --weights mine.safetensors

@@ -1,0 +1,1 @@
+"""Images, boxes and what happens to them before a detector sees them."""

@@ -1,0 +1,259 @@
+"""Annotated images in one form, whatever files they came from, and what was found wrong in those."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from detc.dsl.catalogue.data import (
+    BAD_BOX,
+    CLASSES_MISMATCH,
+    DUPLICATE,
+    IMAGE_LEFT_OUT,
+    IMAGE_MISSING,
+    IMAGE_UNREADABLE,
+    NO_OBJECTS,
+    SIZE_DISAGREES,
+    UNUSED_CLASS,
+)
+from detc.dsl.diagnostics import Diagnostic, DiagnosticError, Kind, suggest
+from detc.runtime.data.images import ImageProblem, header_sizes
+
+EXAMPLES = 3
+
+
+@dataclass(frozen=True)
+class AnnotatedImage:
+    """An image file with its objects.
+
+    `number` identifies it in results, and is the file's own id where it has one. `size` is (width, height) in pixels.
+    `boxes` (G, 4) float64 are x1, y1, x2, y2 in pixels as annotated, `labels` (G,) int64 class numbers, `areas` (G,)
+    pixels of the object, by which small, medium and large are told apart. `ignored` (G,) marks crowds and difficult
+    objects: they are not trained on, and finding them or not does not count.
+    """
+
+    number: int
+    path: Path
+    size: tuple[int, int]
+    boxes: np.ndarray
+    labels: np.ndarray
+    areas: np.ndarray
+    ignored: np.ndarray
+
+    def trained(self) -> tuple[np.ndarray, np.ndarray]:
+        """Boxes (T, 4) float32 cut at the image's border, and labels (T,), of the objects that training uses."""
+        width, height = self.size
+        boxes = np.clip(self.boxes, 0, [width, height, width, height])
+        usable = ~self.ignored & (boxes[:, 2] - boxes[:, 0] >= 1) & (boxes[:, 3] - boxes[:, 1] >= 1)
+        keys = np.column_stack([self.boxes, self.labels])[usable]
+        first = np.sort(np.unique(keys, axis=0, return_index=True)[1]) if len(keys) else np.zeros(0, np.int64)
+        return boxes[usable][first].astype(np.float32), self.labels[usable][first]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """The images of one split. `category_ids` are the ids of the classes in results, in the order of `classes`."""
+
+    classes: tuple[str, ...]
+    category_ids: tuple[int, ...]
+    images: tuple[AnnotatedImage, ...]
+
+    def counts(self) -> list[int]:
+        """How many objects of each class there are."""
+        counted = Counter(int(label) for image in self.images for label in image.labels)
+        return [counted[index] for index in range(len(self.classes))]
+
+
+@dataclass
+class Findings:
+    """What is wrong in some data: per kind and cause how often, with a few places where."""
+
+    found: dict[tuple[Kind, str], list[str]] = field(default_factory=lambda: defaultdict(list))
+
+    def add(self, kind: Kind, what: str, where: str) -> None:
+        self.found[kind, what].append(where)
+
+    def diagnostics(self) -> list[Diagnostic]:
+        """One diagnostic for each kind and cause, with its count."""
+        return [
+            kind.at(None, f"{len(places)} {what}", detail="such as " + ", ".join(dict.fromkeys(places[:EXAMPLES])))
+            for (kind, what), places in self.found.items()
+        ]
+
+
+@dataclass(frozen=True)
+class RawObject:
+    """An object as an annotation file has it; `box` is x1, y1, x2, y2 in pixels and may be nonsense."""
+
+    name: str
+    box: tuple[float, float, float, float]
+    area: float | None = None
+    ignored: bool = False
+
+
+@dataclass(frozen=True)
+class RawImage:
+    """An image as an annotation file has it. `size` is None where it is not stated."""
+
+    path: Path
+    size: tuple[int, int] | None
+    objects: Sequence[RawObject]
+    number: int | None = None
+
+
+@dataclass(frozen=True)
+class RawSource:
+    """All of one source. `names` are the classes it declares, with their ids, or None where it declares none."""
+
+    where: str
+    images: Sequence[RawImage]
+    names: dict[str, int] | None
+
+
+def build_dataset(
+    sources: Sequence[RawSource], classes: Sequence[str], strict: bool
+) -> tuple[Dataset, list[Diagnostic]]:
+    """Checks what was read and puts it into one dataset.
+
+    `strict` is for an evaluation: an image that is missing, cut off or of another size is an error there, since leaving
+    it out would give the figure of another set. Otherwise it is left out and counted.
+
+    Returns the dataset and warnings about what is left out.
+    Raises:
+        DiagnosticError: classes-mismatch, no-objects; with `strict` image-missing, image-unreadable, size-disagrees.
+    """
+    classes = tuple(classes)
+    findings = Findings()
+    category_ids = _match_classes(sources, classes, findings)
+    raw = _once(sources, findings)
+    problems = Findings()
+    sizes = _image_sizes(raw, problems)
+    if strict and problems.found:
+        raise DiagnosticError(problems.diagnostics())
+    for (_, what), places in problems.found.items():
+        for place in places:
+            findings.add(IMAGE_LEFT_OUT, f"{what}: left out", place)
+    index = {name: number for number, name in enumerate(classes)}
+    taken = {image.number for image in raw if image.number is not None}
+    free = iter(range(1, len(raw) + len(taken) + 1))
+    images = []
+    for image in raw:
+        size = sizes.get(image.path)
+        if size is not None:
+            number = image.number if image.number is not None else next(n for n in free if n not in taken)
+            images.append(_annotated(image, number, size, index, findings))
+    if not any((~image.ignored).any() for image in images):
+        where = ", ".join(source.where for source in sources)
+        summary = f"{where}: {len(images)} images, and no object of any class"
+        raise DiagnosticError([NO_OBJECTS.at(None, summary), *findings.diagnostics()])
+    return Dataset(classes, category_ids, tuple(images)), findings.diagnostics()
+
+
+def _match_classes(sources: Sequence[RawSource], classes: tuple[str, ...], findings: Findings) -> tuple[int, ...]:
+    """The ids of `classes`, after checking that each is among the sources' names."""
+    seen = Counter(item.name for source in sources for image in source.images for item in image.objects)
+    declared = [source.names for source in sources if source.names is not None]
+    known = {name for names in declared for name in names} | set(seen)
+    unknown = sorted(known - set(classes))
+    absent = [name for name in classes if name not in known]
+    if absent and (unknown or declared or len(absent) == len(classes)):
+        hints = [f'"{name}" is not among them{_hint(name, unknown)}' for name in absent[:5]]
+        raise DiagnosticError(
+            CLASSES_MISMATCH.at(
+                None,
+                f"{len(absent)} of the spec's {len(classes)} classes are not in {', '.join(s.where for s in sources)}",
+                detail="; ".join(hints),
+                notes=(f"the spec's classes: {', '.join(classes)}", f"the annotations': {', '.join(sorted(known))}"),
+            )
+        )
+    for name in unknown:
+        what = f'objects of class "{name}", which the spec does not list: left out'
+        for _ in range(seen[name]):
+            findings.add(UNUSED_CLASS, what, name)
+    for name in classes:
+        if not seen[name]:
+            findings.add(UNUSED_CLASS, "classes without an object here", name)
+    if len(declared) == len(sources) and all(names == declared[0] for names in declared):
+        return tuple(declared[0][name] for name in classes)
+    return tuple(range(1, len(classes) + 1))
+
+
+def _hint(name: str, unknown: list[str]) -> str:
+    lowered = {other.lower(): other for other in unknown}
+    hint = f'did you mean "{lowered[name.lower()]}"?' if name.lower() in lowered else suggest(name, unknown)
+    return f", {hint}" if hint else ""
+
+
+def _once(sources: Sequence[RawSource], findings: Findings) -> list[RawImage]:
+    """All images, each file once. Numbers are kept only where there is one source, since two may use the same."""
+    images: dict[Path, RawImage] = {}
+    for source in sources:
+        for image in source.images:
+            if image.path in images:
+                findings.add(DUPLICATE, "images listed twice: used once", image.path.name)
+            else:
+                images[image.path] = image if len(sources) == 1 else replace(image, number=None)
+    return list(images.values())
+
+
+def _image_sizes(images: Sequence[RawImage], problems: Findings) -> dict[Path, tuple[int, int]]:
+    """The size of every image whose file is there, whole, and as large as its annotation says."""
+
+    def look(image: RawImage) -> tuple[tuple[int, int] | None, Kind | None, str]:
+        if not image.path.is_file():
+            return None, IMAGE_MISSING, "images are missing"
+        try:
+            sizes = header_sizes(image.path)
+        except ImageProblem as problem:
+            return None, IMAGE_UNREADABLE, f"images cannot be read ({problem})"
+        if image.size is not None and image.size not in sizes:
+            return None, SIZE_DISAGREES, "images have another size than their annotation says"
+        return image.size or next(iter(sizes)), None, ""
+
+    sizes = {}
+    with ThreadPoolExecutor(8) as pool:
+        for image, (size, kind, what) in zip(images, pool.map(look, images), strict=True):
+            if kind is not None:
+                problems.add(kind, what, str(image.path))
+            elif size is not None:
+                sizes[image.path] = size
+    return sizes
+
+
+def _annotated(
+    raw: RawImage, number: int, size: tuple[int, int], index: dict[str, int], findings: Findings
+) -> AnnotatedImage:
+    objects = [item for item in raw.objects if item.name in index]
+    boxes = np.asarray([item.box for item in objects], np.float64).reshape(-1, 4)
+    labels = np.asarray([index[item.name] for item in objects], np.int64)
+    ignored = np.asarray([item.ignored for item in objects], bool)
+    width, height = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
+    given = np.asarray([np.nan if item.area is None else item.area for item in objects], np.float64)
+    areas = np.where(np.isfinite(given), given, width * height)
+
+    finite = np.isfinite(boxes).all(1)
+    inverted = finite & ((width < 0) | (height < 0))
+    flat = finite & ~inverted & ((width == 0) | (height == 0))
+    beside = (boxes[:, 0] >= size[0]) | (boxes[:, 1] >= size[1]) | (boxes[:, 2] <= 0) | (boxes[:, 3] <= 0)
+    outside = finite & ~inverted & ~flat & beside
+    over = (boxes[:, :2] < -1).any(1) | (boxes[:, 2] > size[0] + 1) | (boxes[:, 3] > size[1] + 1)
+    crossing = finite & ~inverted & ~flat & ~beside & over
+    for mask, what in (
+        (~finite, "boxes with a corner that is not a finite number: left out"),
+        (inverted, "boxes whose right or lower side comes before the other: left out"),
+        (flat, "boxes without an area: left out"),
+        (outside, "boxes wholly outside their image: left out"),
+        (crossing, "boxes that reach over the border by more than a pixel: cut there for training"),
+    ):
+        for _ in range(int(mask.sum())):
+            findings.add(BAD_BOX, what, raw.path.name)
+    kept = finite & ~inverted & ~flat & ~outside
+    keys = np.column_stack([boxes, labels])[kept & ~ignored]
+    for _ in range(len(keys) - len(np.unique(keys, axis=0)) if len(keys) else 0):
+        findings.add(DUPLICATE, "boxes equal to another of their class: trained on once", raw.path.name)
+    return AnnotatedImage(number, raw.path, size, boxes[kept], labels[kept], areas[kept], ignored[kept])

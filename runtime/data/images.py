@@ -1,0 +1,99 @@
+"""Reading image files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from detc.dsl.catalogue.data import IMAGE_UNREADABLE, SIZE_DISAGREES
+from detc.dsl.diagnostics import DiagnosticError
+
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
+MOST_PIXELS = 200_000_000
+_ORIENTATION = 0x0112
+_TAIL = 1 << 16
+_JPEG_SCAN, _JPEG_END, _PNG_END = b"\xff\xda", b"\xff\xd9", b"IEND"
+
+
+class ImageProblem(Exception):
+    """Why a file cannot be used as an image, in words."""
+
+
+def read_image(path: Path, size: tuple[int, int] | None = None) -> np.ndarray:
+    """The image of a file as (height, width, 3) uint8 in blue, green, red.
+
+    `size` is the (width, height) that the image's annotation states: pixels are then taken as they lie in the file, and
+    turned as the camera's orientation mark says only where that is what makes them agree. Without it they are turned.
+
+    Raises:
+        DiagnosticError: image-unreadable where the file is missing, cut off, too large or no image; size-disagrees.
+    """
+    try:
+        content = path.read_bytes()
+        check_whole(content[:8], content[-_TAIL:])
+        if size is None:
+            header_sizes(path)
+        image = _decode(content, turned=size is None)
+        if size is not None and (image.shape[1], image.shape[0]) != size:
+            image = _decode(content, turned=True)
+    except (OSError, ImageProblem) as problem:
+        reason = problem.strerror if isinstance(problem, OSError) and problem.strerror else str(problem)
+        raise DiagnosticError(IMAGE_UNREADABLE.at(None, f"{path}: {reason}")) from None
+    found = (image.shape[1], image.shape[0])
+    if size is not None and found != size:
+        text = f"{path}: the image is {found[0]} x {found[1]}, its annotation says {size[0]} x {size[1]}"
+        raise DiagnosticError(SIZE_DISAGREES.at(None, text))
+    return image
+
+
+def check_whole(start: bytes, tail: bytes) -> None:
+    """Raises ImageProblem if a JPEG or PNG file lacks its end, which decoders would fill in with grey.
+
+    `start` is the first bytes of the file, `tail` the last ones, at least 64 KiB where there are as many. An end marker
+    must follow the last scan: an earlier one may belong to a thumbnail.
+    """
+    if not start:
+        raise ImageProblem("the file is empty")
+    jpeg_cut = start.startswith(b"\xff\xd8") and tail.rfind(_JPEG_END) <= tail.rfind(_JPEG_SCAN)
+    png_cut = start.startswith(b"\x89PNG") and _PNG_END not in tail[-64:]
+    if jpeg_cut or png_cut:
+        raise ImageProblem("the file is cut off")
+
+
+def header_sizes(path: Path) -> set[tuple[int, int]]:
+    """The (width, height) of an image file, as stored and as a camera's mark turns it, without decoding pixels.
+
+    Raises:
+        ImageProblem: no image, too large, or cut off.
+    """
+    try:
+        with path.open("rb") as file:
+            start = file.read(8)
+            file.seek(max(0, path.stat().st_size - _TAIL))
+            check_whole(start, file.read())
+            file.seek(0)
+            with Image.open(file) as image:
+                width, height = image.size
+                # Asking a PNG for its mark would decode it.
+                turned = image.format in ("JPEG", "MPO") and image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
+    except (UnidentifiedImageError, Image.DecompressionBombError, SyntaxError, ValueError) as error:
+        raise ImageProblem("not an image that can be read") from error
+    except OSError as error:
+        raise ImageProblem(error.strerror or "not an image that can be read") from error
+    if width * height > MOST_PIXELS:
+        raise ImageProblem(f"{width} x {height} pixels are too many")
+    return {(width, height), (height, width)} if turned else {(width, height)}
+
+
+def _decode(content: bytes, turned: bool) -> np.ndarray:
+    flags = cv2.IMREAD_COLOR if turned else cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    try:
+        image = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
+    except cv2.error as error:
+        raise ImageProblem("not an image that OpenCV can read") from error
+    if image is None:
+        raise ImageProblem("not an image that OpenCV can read")
+    return image

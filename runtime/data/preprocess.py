@@ -1,0 +1,108 @@
+"""From images to the batch an engine takes, and from its boxes back to the images. The one place that does either."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from detc.runtime.data.transforms import Normalize, Resize, Sample, clip_boxes
+
+
+@dataclass(frozen=True)
+class Detections:
+    """Boxes found in one image, by falling score.
+
+    `boxes` (K, 4) float32 are x1, y1, x2, y2 in pixels of the image as it was given, within it; `scores` (K,) float32;
+    `classes` (K,) int64.
+    """
+
+    boxes: np.ndarray
+    scores: np.ndarray
+    classes: np.ndarray
+
+    def above(self, score: float) -> Detections:
+        """Those with at least this score."""
+        kept = self.scores >= score
+        return Detections(self.boxes[kept], self.scores[kept], self.classes[kept])
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where an image went: its own width and height, and those it was scaled to in the top left of the batch."""
+
+    original: tuple[int, int]
+    scaled: tuple[int, int]
+
+    def back(self, boxes: np.ndarray) -> np.ndarray:
+        """Boxes (K, 4) in pixels of the batch, as pixels of the original image, cut at its border."""
+        factors = np.asarray([self.original[0] / self.scaled[0], self.original[1] / self.scaled[1]] * 2, np.float32)
+        return clip_boxes(boxes.astype(np.float32) * factors, *self.original)
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """Scaling, normalising and padding, as a spec's data says.
+
+    Batches are padded to a multiple of `multiple` pixels, or, for an engine of fixed size, to `fixed` (width, height),
+    into which images are fitted keeping their ratio.
+    """
+
+    resize: Resize
+    normalize: Normalize
+    multiple: int
+    fixed: tuple[int, int] | None = None
+
+    def __call__(self, images: Sequence[np.ndarray]) -> tuple[np.ndarray, list[Placement]]:
+        """The batch (N, 3, H, W) float32 of images (h, w, 3) uint8 in blue, green, red, and where each went."""
+        rng = np.random.default_rng(0)  # Resize draws nothing
+        nothing = (np.zeros((0, 4), np.float32), np.zeros(0, np.int64))
+        scaled = [self._resize()(Sample(image, *nothing), rng).image for image in images]
+        placements = [
+            Placement((image.shape[1], image.shape[0]), (small.shape[1], small.shape[0]))
+            for image, small in zip(images, scaled, strict=True)
+        ]
+        least = self.fixed or (1, 1)
+        return pad_batch(scaled, self.normalize, 1 if self.fixed else self.multiple, least), placements
+
+    def _resize(self) -> Resize | _FitInside:
+        return _FitInside(self.fixed) if self.fixed else self.resize
+
+    @staticmethod
+    def detections(outputs: dict[str, np.ndarray], placements: Sequence[Placement]) -> list[Detections]:
+        """What an engine returned for a batch ("boxes" (N, K, 4), "scores" (N, K), "classes" (N, K)), per image."""
+        found = []
+        for row, placement in enumerate(placements):
+            present = (outputs["classes"][row] >= 0) & (outputs["scores"][row] > 0)
+            boxes = placement.back(outputs["boxes"][row][present])
+            found.append(Detections(boxes, outputs["scores"][row][present], outputs["classes"][row][present]))
+        return found
+
+
+@dataclass(frozen=True)
+class _FitInside:
+    """Scales to the largest size within (width, height)."""
+
+    size: tuple[int, int]
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        width, height = sample.size
+        scale = min(self.size[0] / width, self.size[1] / height)
+        inside = (max(1, int(width * scale + 0.5)), max(1, int(height * scale + 0.5)))
+        return Resize(inside, keep_ratio=False)(sample, rng)
+
+
+def pad_batch(
+    images: Sequence[np.ndarray], normalize: Normalize, multiple: int, least: tuple[int, int] = (1, 1)
+) -> np.ndarray:
+    """Images (h, w, 3) uint8 as one (N, 3, H, W) float32 batch: each normalised, zeros to its right and below.
+
+    H and W are multiples of `multiple`, at least those of every image and of `least` (width, height).
+    """
+    height = max(least[1], *(image.shape[0] for image in images))
+    width = max(least[0], *(image.shape[1] for image in images))
+    batch = np.zeros((len(images), 3, -(-height // multiple) * multiple, -(-width // multiple) * multiple), np.float32)
+    for image, into in zip(images, batch, strict=True):
+        normalize(image, into)
+    return batch

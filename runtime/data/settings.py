@@ -1,0 +1,73 @@
+"""What `specs/lib/data.det` declares, as Python reads it. The meaning of each field is documented there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from detc.compiler.values import Record
+from detc.runtime.data.records import interpret, list_of, one_of, require
+from detc.runtime.data.transforms import TRANSFORMS, Normalize, Resize, Transform
+
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Coco:
+    annotations: str
+    images: str
+
+
+@dataclass(frozen=True)
+class Voc:
+    split: str
+    folder: str = ""
+
+
+Source = Coco | Voc
+
+
+@dataclass(frozen=True)
+class Data:
+    classes: tuple[str, ...]
+    root: str
+    train: tuple[Source, ...] = field(metadata=list_of(Coco, Voc))
+    val: tuple[Source, ...] = field(metadata=list_of(Coco, Voc))
+    test: tuple[Source, ...] = field(metadata=list_of(Coco, Voc))
+    augment: tuple[Transform, ...] = field(metadata=list_of(*TRANSFORMS))
+    resize: Resize = field(metadata=one_of(Resize))
+    normalize: Normalize = field(metadata=one_of(Normalize))
+    canvas: tuple[int, int] | None
+    pad: int
+    batch: int
+    keep_empty: bool
+
+    def __post_init__(self) -> None:
+        require(len(self.classes) > 0, "classes", "must name at least one class")
+        repeated = sorted({name for name in self.classes if self.classes.count(name) > 1})
+        require(not repeated, "classes", f"names {', '.join(repeated)} more than once")
+        require(len(self.train) > 0, "train", "must have at least one source")
+        require(self.pad >= 1, "pad", "must be at least 1")
+        require(1 <= self.batch <= 4096, "batch", "must be from 1 to 4096 images")
+        canvas = self.canvas
+        require(canvas is None or (len(canvas) == 2 and min(canvas) > 0), "canvas", "must be [width, height] or none")
+
+    def sources(self, split: str) -> tuple[Source, ...]:
+        """The sources of "train", "val" or "test"."""
+        found: tuple[Source, ...] = getattr(self, split)
+        return found
+
+
+def data_settings(record: Record) -> Data:
+    """The data settings of a detector.
+
+    Raises:
+        DiagnosticError: unknown-record or bad-setting, at the span in the spec.
+    """
+    settings: Data = interpret(record, (Data,))
+    return settings
+
+
+def data_root(settings: Data, spec: Path, override: Path | None) -> Path:
+    """The folder that sources are relative to: `override` (--data) if given, else the spec's own, beside its file."""
+    return override if override is not None else spec.parent / settings.root

@@ -1,0 +1,93 @@
+"""Reading annotations in Pascal VOC's XML form."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import NoReturn
+from xml.etree import ElementTree
+
+from detc.dsl.catalogue.data import ANNOTATION_UNREADABLE, DATA_MISSING, PATH_OUTSIDE
+from detc.dsl.diagnostics import DiagnosticError, Kind
+from detc.runtime.data.dataset import RawImage, RawObject, RawSource
+from detc.runtime.data.images import SUFFIXES
+
+LARGEST_FILE = 32 << 20
+
+
+def read_voc(folder: Path, split: str) -> RawSource:
+    """The images and objects of one list of a folder in Pascal VOC's layout.
+
+    VOC counts pixels from 1 and means a box's last pixel to belong to it: the corners become xmin - 1, ymin - 1, xmax,
+    ymax. Difficult objects are marked as ignored.
+
+    Raises:
+        DiagnosticError: data-missing, annotation-unreadable, path-outside.
+    """
+    listing = folder / "ImageSets" / "Main" / f"{split}.txt"
+    for path, there in ((listing, listing.is_file()), (folder / "JPEGImages", (folder / "JPEGImages").is_dir())):
+        if not there:
+            hint = "--data ROOT on the command line says where the data lies"
+            raise DiagnosticError(DATA_MISSING.at(None, f"{path} is not there", detail=hint))
+    files = {path.stem: path for path in sorted((folder / "JPEGImages").iterdir()) if path.suffix.lower() in SUFFIXES}
+    try:
+        names = [line.split()[0] for line in listing.read_text("utf-8").splitlines() if line.strip()]
+    except UnicodeDecodeError as error:
+        _fail(ANNOTATION_UNREADABLE, listing, f"not text ({error})")
+    return RawSource(str(listing), [_image(folder, name, files, listing) for name in names], None)
+
+
+class _WithoutDoctype(ElementTree.TreeBuilder):
+    """Refuses document types before any entity in them can be expanded."""
+
+    def doctype(self, name: str, pubid: str | None, system: str | None) -> None:
+        raise ElementTree.ParseError("it declares a document type")
+
+
+def _image(folder: Path, name: str, files: dict[str, Path], listing: Path) -> RawImage:
+    if Path(name).name != name or "\0" in name:
+        _fail(PATH_OUTSIDE, listing, f"names the image {name[:80]!r}, outside JPEGImages")
+    path = folder / "Annotations" / f"{name}.xml"
+    root = _parse(path)
+    objects = [_object(item, path) for item in root.findall("object")]
+    width, height = _number(root.find("size/width")), _number(root.find("size/height"))
+    stated = width >= 1 and height >= 1
+    image = files.get(name, folder / "JPEGImages" / f"{name}.jpg")
+    return RawImage(image, (int(width), int(height)) if stated else None, objects)
+
+
+def _parse(path: Path) -> ElementTree.Element:
+    try:
+        if path.stat().st_size > LARGEST_FILE:
+            _fail(ANNOTATION_UNREADABLE, path, "the file is larger than 32 MiB")
+        parser = ElementTree.XMLParser(target=_WithoutDoctype())
+        return ElementTree.fromstring(path.read_bytes(), parser)
+    except FileNotFoundError:
+        raise DiagnosticError(DATA_MISSING.at(None, f"{path} is not there")) from None
+    except OSError as error:
+        _fail(ANNOTATION_UNREADABLE, path, error.strerror or "cannot be read")
+    except (ElementTree.ParseError, ValueError, LookupError) as error:
+        _fail(ANNOTATION_UNREADABLE, path, f"not XML that can be read: {error}")
+
+
+def _object(item: ElementTree.Element, path: Path) -> RawObject:
+    name = item.findtext("name", "").strip()
+    if not name:
+        _fail(ANNOTATION_UNREADABLE, path, "an object has no name")
+    xmin, ymin, xmax, ymax = (_number(item.find(f"bndbox/{side}")) for side in ("xmin", "ymin", "xmax", "ymax"))
+    box = (xmin - 1, ymin - 1, xmax, ymax)
+    if xmax <= xmin or ymax <= ymin:
+        box = (xmin, ymin, xmax, ymax)
+    return RawObject(name, box, None, item.findtext("difficult", "0").strip() == "1")
+
+
+def _number(element: ElementTree.Element | None) -> float:
+    """The number an element holds; nan where there is none."""
+    try:
+        return float(element.text) if element is not None and element.text else math.nan
+    except ValueError:
+        return math.nan
+
+
+def _fail(kind: Kind, path: Path, reason: str) -> NoReturn:
+    raise DiagnosticError(kind.at(None, f"{path}: {reason}"))
