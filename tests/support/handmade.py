@@ -170,3 +170,50 @@ def fpn_detector() -> Graph:
     b = Builder("fpn_detector")
     scores = head(b, fpn(b, backbone(b)))
     return b.graph({"forward": {"scores": tuple(scores.values())}}, size_divisor=32)
+
+
+def fpg(b: Builder, c: dict[int, Value], pathways: int, channels: int = 16) -> dict[int, Value]:
+    """Chen et al., 2020, figure 2, without the cut corner, and with the extra levels made from the coarsest input."""
+    p = {level: b.conv(f"neck.lateral_convs.{i}", x, channels) for i, (level, x) in enumerate(c.items())}
+    for i, x in enumerate(p.values()):
+        b.call(f"neck.lateral_convs.{i}", "Conv2d", "block", x)
+    top = max(p) + 1
+    p[top] = b.conv("neck.extra.0", p[top - 1], channels, 3, 2)
+    b.call("neck.extra.0", "Conv2d", "block", p[top])
+    start = dict(p)
+    for i in range(pathways):
+        before = dict(p)
+        for level in p:
+            path = f"neck.fpn_transitions.{i}.{level - min(p)}"
+            terms = [b.conv(f"{path}.across_lateral.conv", before[level], channels)]
+            b.call(f"{path}.across_lateral", "ActConvNorm", "block", terms[-1])
+            terms.append(b.conv(f"{path}.across_skip.conv", start[level], channels))
+            b.call(f"{path}.across_skip", "ActConvNorm", "block", terms[-1])
+            if level > min(p):
+                terms.append(b.conv(f"{path}.same_up.conv", p[level - 1], channels, 3, 2))
+                b.call(f"{path}.same_up", "ActConvNorm", "block", terms[-1])
+                up = b.conv(f"{path}.across_up.conv", before[level - 1], channels, 3, 2)
+                terms.append(up)
+                b.call(f"{path}.across_up", "ActConvNorm", "block", up)
+            if level < max(p):
+                down = b.resize(f"{path}.resize", before[level + 1], before[level], path)
+                terms.append(b.conv(f"{path}.across_down.conv.conv", down, channels, 3))
+                b.call(f"{path}.across_down.conv", "ActConvNorm", "block", terms[-1])
+            total = terms[0]
+            for n, term in enumerate(terms[1:]):
+                total = b.add(f"{path}.add_{n}", total, term, path)
+            p[level] = total
+            b.call(path, "GridNode", "cell", total)
+    q = {}
+    for i, (level, x) in enumerate(p.items()):
+        q[level] = b.conv(f"neck.output_transition.{i}.conv_out", x, channels, 3)
+        b.call(f"neck.output_transition.{i}.conv_out", "ActConvNorm", "block", q[level])
+    b.call("neck", "FPG", "neck", q)
+    return q
+
+
+def fpg_detector(pathways: int = 3) -> Graph:
+    """Backbone, Feature Pyramid Grid and shared head."""
+    b = Builder("fpg_detector")
+    scores = head(b, fpg(b, backbone(b), pathways))
+    return b.graph({"forward": {"scores": tuple(scores.values())}}, size_divisor=64)

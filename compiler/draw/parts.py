@@ -1,0 +1,118 @@
+"""What a drawing is made of: the applications of components, nested, each with the nodes inside it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from detc.compiler.graph import Call, Graph, Node, Value
+
+# Ports that give a size and no data: they are no arrows of a drawing.
+SIZE_PORTS = frozenset({"like"})
+
+
+@dataclass(eq=False, slots=True)
+class Part:
+    """One application of a component with the names of all nodes inside, or, without `call`, a single node.
+
+    `parts` are what it is made of, in the graph's order. `path` is its label path.
+    """
+
+    path: str
+    name: str
+    nodes: frozenset[str]
+    call: Call | None = None
+    node: Node | None = None
+    parts: list[Part] = field(default_factory=list)
+
+    @property
+    def label(self) -> str:
+        """Its path's last label that is a word: `across_skip` of `neck.fpn_transitions.0.across_skip`."""
+        return next((label for label in reversed(self.path.split(".")) if not label.isdigit()), "")
+
+    def __iter__(self) -> Iterator[Part]:
+        return iter(self.parts)
+
+
+def data_operands(node: Node) -> Iterable[Value]:
+    """The operands of a node that are data."""
+    for port, values in node.inputs:
+        if port not in SIZE_PORTS:
+            yield from (values,) if isinstance(values, Value) else values
+
+
+def owner(node: Node) -> str:
+    """The label path of a node: its module's where it has weights, else of the component that it stands in."""
+    return next(iter(node.weights.values())).rpartition(".")[0] if node.weights else node.scope
+
+
+def whole(graph: Graph) -> Part:
+    """The graph as one part, with its components inside."""
+    root = Part("", graph.name, frozenset(node.name for node in graph.nodes))
+    calls = [Part(c.path, c.component, inside, c) for c, inside in _claims(graph) if inside]
+    # Outermost first: what encloses a part is the last larger one before it that holds all its nodes.
+    calls.sort(key=lambda part: -len(part.nodes))
+    placed = [root]
+    for part in calls:
+        home = next(other for other in reversed(placed) if part.nodes < other.nodes or other is root)
+        home.parts.append(part)
+        placed.append(part)
+    order = {node.name: index for index, node in enumerate(graph.nodes)}
+    for part in placed:
+        held = {name for inner in part for name in inner.nodes}
+        part.parts += [
+            Part(owner(graph[name]), graph[name].op, frozenset({name}), node=graph[name])
+            for name in order
+            if name in part.nodes and name not in held
+        ]
+        part.parts.sort(key=lambda inner: min(order[name] for name in inner.nodes))
+    return root
+
+
+def find(root: Part, path: str) -> Part | None:
+    """The first application at a label path."""
+    if root.path == path and (root.call is not None or not path):
+        return root
+    return next((found for part in root if part.call is not None and (found := find(part, path))), None)
+
+
+def sources(graph: Graph, part: Part) -> list[Value]:
+    """What a part takes from outside as data, each value once."""
+    operands = (v for name in sorted(part.nodes) for v in data_operands(graph[name]) if v.node not in part.nodes)
+    return list(dict.fromkeys(operands))
+
+
+def _claims(graph: Graph) -> list[tuple[Call, frozenset[str]]]:
+    """Every application with its nodes.
+
+    Those are the nodes at or below its path that its outputs depend on without leaving it, and, of what no outputs
+    depend on (a head's losses and its decoding), what stands at its path.
+    """
+    claims = [(call, _behind(graph, call)) for call in graph.calls]
+    claimed = {name for _, inside in claims for name in inside}
+    first = {call.path: inside for call, inside in reversed(claims)}
+    for node in graph.nodes:
+        if node.name not in claimed:
+            labels = node.scope.split(".")
+            for depth in range(len(labels)):
+                first.get(".".join(labels[: depth + 1]), set()).add(node.name)
+    return [(call, frozenset(inside)) for call, inside in claims]
+
+
+def _behind(graph: Graph, call: Call) -> set[str]:
+    """The nodes at or below an application's path that its outputs depend on without leaving it."""
+
+    def inside(name: str) -> bool:
+        if name not in graph:
+            return False
+        node = graph[name]
+        return any(place == call.path or place.startswith(f"{call.path}.") for place in (node.scope, owner(node)))
+
+    found: set[str] = set()
+    stack = [value.node for _, value in call.outputs]
+    while stack:
+        name = stack.pop()
+        if name not in found and inside(name):
+            found.add(name)
+            stack.extend(graph.nx.predecessors(name))
+    return found
