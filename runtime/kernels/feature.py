@@ -1,0 +1,103 @@
+"""Features: convolution, normalisation, pooling, changes of size, joining and splitting."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+def Conv2d(
+    weights: Shapes,
+    *,
+    channels: int,
+    kernel: int | tuple[int, int],
+    stride: int | tuple[int, int],
+    padding: int | tuple[int, int],
+    dilation: int | tuple[int, int],
+    groups: int,
+    bias: bool,
+) -> nn.Conv2d:
+    """2-D convolution of an (N, C, H, W) feature.
+
+    The module is torch's own, so that tools which look for `torch.nn.Conv2d` (quantisation, fusion, profilers) find it.
+    Its tensors are on the meta device: whoever builds a detector sets them once, with the values of the spec.
+    """
+    inputs = weights["weight"][1] * groups
+    return nn.Conv2d(inputs, channels, kernel, stride, padding, dilation, groups, bias, device="meta")
+
+
+class FixedBatchNorm2d(nn.BatchNorm2d):
+    """Batch normalisation that always uses its running statistics and never updates them."""
+
+    def train(self, mode: bool = True) -> Self:
+        """Stays in evaluation mode whatever `mode` is: the batches of a detector are too small for statistics."""
+        return super().train(False)
+
+
+def BatchNorm2d(weights: Shapes, *, eps: float, momentum: float, fixed: bool, trainable: bool) -> nn.BatchNorm2d:
+    """Batch normalisation (Ioffe and Szegedy, 2015) of an (N, C, H, W) feature, a channel at a time.
+
+    `fixed` keeps the running statistics in training too. `trainable` false keeps scale and shift as they are.
+    Tensors are on the meta device, as those of `Conv2d`.
+    """
+    norm = (FixedBatchNorm2d if fixed else nn.BatchNorm2d)(weights["weight"][0], eps, momentum, device="meta")
+    norm.requires_grad_(trainable)
+    return norm.train()
+
+
+def max_pool(x: Tensor, *, kernel: int, stride: int, padding: int) -> Tensor:
+    """The largest value of each window of an (N, C, H, W) feature; windows that would need more rows are left out."""
+    return functional.max_pool2d(x, kernel, stride, padding)
+
+
+def global_avg_pool(x: Tensor) -> Tensor:
+    """(N, C, H, W) -> (N, C, 1, 1): the mean of each channel."""
+    return functional.adaptive_avg_pool2d(x, 1)
+
+
+def global_max_pool(x: Tensor) -> Tensor:
+    """(N, C, H, W) -> (N, C, 1, 1): the largest value of each channel."""
+    return functional.adaptive_max_pool2d(x, 1)
+
+
+def resize(x: Tensor, like: Tensor, *, mode: str) -> Tensor:
+    """The (N, C, H, W) feature x at the height and width of `like`.
+
+    `nearest` takes cell floor(i * in / out); `bilinear` treats cells as areas (corners are not aligned).
+    """
+    return functional.interpolate(x, size=like.shape[-2:], mode=mode)
+
+
+def upsample(x: Tensor, *, scale: int, mode: str) -> Tensor:
+    """The (N, C, H, W) feature x, `scale` times as high and wide; modes as those of `resize`."""
+    return functional.interpolate(x, size=(x.shape[-2] * scale, x.shape[-1] * scale), mode=mode)
+
+
+def crop(x: Tensor, like: Tensor) -> Tensor:
+    """The top left of the (N, C, H, W) feature x, at the height and width of `like`."""
+    return x[..., : like.shape[-2], : like.shape[-1]]
+
+
+def concat(xs: Sequence[Tensor], *, axis: int) -> Tensor:
+    """The tensors joined along `axis`, in the order given."""
+    return torch.cat(list(xs), dim=axis)
+
+
+def per_anchor(x: Tensor, *, fields: int) -> Tensor:
+    """(N, A * fields, H, W) -> (N, H * W * A, fields): a head's output, a row for each anchor of `anchor_grid`."""
+    return x.permute(0, 2, 3, 1).reshape(x.shape[0], -1, fields)
+
+
+def split(x: Tensor, like: Sequence[Tensor], *, index: int) -> Tensor:
+    """The part of x that belongs to the index-th of `like`: the inverse of `concat` along the rows.
+
+    x is (N, K, ...); each of `like` has its rows along its second last axis, and the rows of all of them make up K.
+    """
+    start = sum(one.shape[-2] for one in like[:index])
+    return x[:, start : start + like[index].shape[-2]]
