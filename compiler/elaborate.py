@@ -154,7 +154,7 @@ class _Elaborator(Evaluator):
         self.frozen: list[tuple[str, Span]] = []
         self.ties: list[tuple[str, str, Span]] = []
         self.init_rules: dict[_InitRule, None] = {}
-        self.inferred: dict[Any, _Inferred] = {}
+        self.attributes: dict[int, tuple[dict[str, Attribute], tuple[Any, ...]]] = {}
         self.default_labels: dict[int, str | None] = {}
         self.seen: set[tuple[str, Any]] = set()
 
@@ -697,7 +697,7 @@ class _Elaborator(Evaluator):
         application = frame.call
         if not isinstance(application, _Application):
             raise DiagnosticError(types.MISPLACED.at(span, f"{closure.name} is applied outside a component"))
-        attrs = {k: _attribute(v) for k, v in self.parameters(closure, span).items()}
+        attrs, attrs_key = self._attributes(closure, span)
         inputs: list[tuple[str, Values]] = []
         operands: list[tuple[Tensor, ...]] = []
         for parameter in declaration.inputs:
@@ -705,10 +705,10 @@ class _Elaborator(Evaluator):
             tensors = _tensors(value)
             operands.append(tensors)
             inputs.append((parameter.name, tensors[0].value if isinstance(value, Tensor) else tuple(x.value for x in tensors)))
-        key = (id(declaration), tuple(attrs.items()), tuple(tuple(x.type for x in group) for group in operands))
-        inferred = self.inferred.get(key)
+        key = (id(declaration), attrs_key, tuple(tuple(x.type for x in group) for group in operands))
+        inferred = closure.module.inferred.get(key)
         if inferred is None:
-            inferred = self.inferred[key] = self._infer(closure, attrs, span)
+            inferred = closure.module.inferred[key] = self._infer(closure, attrs, span)
         self.divisor = dims.join_divisors(self.divisor, inferred.divisor)
         if inferred.weights and label is None:
             label = self._default_label(declaration)
@@ -723,7 +723,7 @@ class _Elaborator(Evaluator):
         path = application.join(label or "")
         weights: dict[str, str] = {}
         if inferred.weights:
-            weights = self._declare_weights(path, closure.name, attrs, inferred, span)
+            weights = self._declare_weights(path, closure.name, attrs_key, inferred, span)
         name = self._unique(path if label else application.join(closure.name))
         origins = (span, *(s for _, s in application.spans()))
         self.nodes[name] = Node(
@@ -733,6 +733,14 @@ class _Elaborator(Evaluator):
             raise DiagnosticError(types.TOO_LARGE.at(span, f"the graph has more than {MAXIMUM_NODES:,} nodes"))
         results = tuple(Tensor(Value(name, i), kind, span, name) for i, kind in enumerate(inferred.types))
         return results[0] if len(results) == 1 else results
+
+    def _attributes(self, closure: Closure, span: Span) -> tuple[dict[str, Attribute], tuple[Any, ...]]:
+        """A primitive's parameters as attributes, and the same as a key."""
+        values = self.parameters(closure, span)
+        if id(values) not in self.attributes:
+            attrs = {k: _attribute(v) for k, v in values.items()}
+            self.attributes[id(values)] = (attrs, tuple(attrs.items()))
+        return self.attributes[id(values)]
 
     def _default_label(self, declaration: t.Component) -> str | None:
         key = id(declaration)
@@ -747,11 +755,11 @@ class _Elaborator(Evaluator):
         return f"{name}_{count}" if count else name
 
     def _declare_weights(
-        self, path: str, op: str, attrs: Mapping[str, Attribute], inferred: _Inferred, span: Span
+        self, path: str, op: str, attrs: tuple[Any, ...], inferred: _Inferred, span: Span
     ) -> dict[str, str]:
         keys = {w.name: f"{path}.{w.name}" for w in inferred.weights}
         shapes = tuple((w.name, w.shape) for w in inferred.weights)
-        identity = (op, tuple(attrs.items()), shapes)
+        identity = (op, attrs, shapes)
         if path in self.labelled:
             _, previous, place = self.labelled[path]
             if previous != identity:

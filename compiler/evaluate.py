@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from fractions import Fraction
+from functools import lru_cache
 from typing import Any
 
 from detc.compiler import dims
@@ -39,6 +40,8 @@ MAXIMUM_STEPS = 3_000_000
 MAXIMUM_CALL_DEPTH = 48
 MAXIMUM_RANGE = 100_000
 MAXIMUM_NUMBER = 2**53
+
+_NO_ARGUMENTS: Mapping[str, Bound] = {}
 
 COMPONENT_KINDS = {"block", "backbone", "neck", "head", "cell", "model", "op"}
 
@@ -73,6 +76,10 @@ class Evaluator:
         # Static `let` values, each worked out once.
         self._lets: dict[int, Any] = {}
         self._depth = 0
+        # By declaration and arguments (kept alive here, so that their ids stay theirs): the values of all parameters.
+        self._parameters: dict[tuple[int, int], tuple[Closure, dict[str, Any]]] = {}
+        # Parameters whose literal default has been found to be of their type.
+        self._checked: set[t.Parameter] = set()
 
     # ---- names ------------------------------------------------------------------------------------------------------
 
@@ -104,7 +111,7 @@ class Evaluator:
 
     def declared(self, declaration: t.Declaration, module: Module, use: Span) -> Any:
         if isinstance(declaration, t.Component | t.RecordOf):
-            return Closure(declaration, module, {})
+            return Closure(declaration, module, _NO_ARGUMENTS)
         if isinstance(declaration, t.Let):
             if declaration.parameters is not None:
                 return self._let_function(declaration, module)
@@ -246,10 +253,15 @@ class Evaluator:
 
     def parameters(self, closure: Closure, span: Span) -> dict[str, Any]:
         """All parameters' values."""
+        # A closure that is applied again and again (a normalisation, say) shares its arguments.
+        key = (id(closure.declaration), id(closure.arguments))
+        if key in self._parameters:
+            return self._parameters[key][1]
         frame = Frame(closure.module)
         given = {k: b.value for k, b in closure.arguments.items()}
         with self.deeper(span, closure.name):
             self._fill_parameters(frame, closure.declaration.parameters, given, closure.name, span)
+        self._parameters[key] = (closure, frame.variables)
         return frame.variables
 
     def _fill_parameters(
@@ -268,7 +280,8 @@ class Evaluator:
                 )
             )
         while waiting:
-            ready = [p for p in waiting if not _uses(p.default, {q.name for q in waiting})]
+            names_waiting = {q.name for q in waiting}
+            ready = [p for p in waiting if not (_mentions(p.default) & names_waiting)]
             if not ready:
                 raise DiagnosticError(
                     types.EXPANDS_WITHOUT_END.at(
@@ -277,13 +290,17 @@ class Evaluator:
                     )
                 )
             for parameter in ready:
-                assert parameter.default is not None
-                value = self.evaluate(frame, parameter.default)
-                place = frame.span(parameter)
-                frame.variables[parameter.name] = self.check(
-                    value, parameter.type, frame.module, place, parameter, owner
-                )
+                frame.variables[parameter.name] = self._default(frame, parameter, owner)
             waiting = [p for p in waiting if p.name not in frame.variables]
+
+    def _default(self, frame: Frame, parameter: t.Parameter, owner: str) -> Any:
+        default = parameter.default
+        assert default is not None
+        if isinstance(default, t.Literal) and parameter in self._checked:
+            return default.value
+        value = self.evaluate(frame, default)
+        self._checked.add(parameter)
+        return self.check(value, parameter.type, frame.module, frame.span(parameter), parameter, owner)
 
     def _match(
         self, owner: str, parameters: list[t.Parameter], positional: list[Any], named: dict[str, Any], span: Span
@@ -378,7 +395,7 @@ class Evaluator:
             case name:
                 found = module.names.get(name)
                 if found is None or not isinstance(found[0], t.RecordOf):
-                    known = [*_TYPES, *(n for n, (d, _) in module.names.items() if isinstance(d, t.RecordOf))]
+                    known = [*TYPE_NAMES, *(n for n, (d, _) in module.names.items() if isinstance(d, t.RecordOf))]
                     raise DiagnosticError(
                         names.UNKNOWN_NAME.at(
                             Span(module.source, kind.start, kind.end),
@@ -753,7 +770,7 @@ class Evaluator:
         declaration = closure.declaration
         parameters = {p.name: p for p in declaration.parameters}
         inputs = {p.name: p for p in declaration.inputs} if isinstance(declaration, t.Component) else {}
-        given = dict(closure.arguments)
+        given: Mapping[str, Bound] = closure.arguments
         fed = dict(closure.inputs)
         fresh: set[str] = set()
         free_parameters = [n for n in parameters if n not in given]
@@ -794,7 +811,7 @@ class Evaluator:
                     )
                 kind = parameters[name].type
                 value = self.check(value, kind, closure.module, place, parameters[name], closure.name)
-                given[name] = Bound(value, place, given.get(name))
+                given = {**given, name: Bound(value, place, given.get(name))}
                 if name in free_parameters:
                     free_parameters.remove(name)
             else:
@@ -824,7 +841,7 @@ class Evaluator:
         return self.error(types.TYPE_MISMATCH, frame, node, f"expected {expected}, and this is {describe(value)}")
 
 
-_TYPES = (
+TYPE_NAMES = (
     "int float bool string levels feature tensor pyramid bundle truth function component block op cell backbone neck head "
     "model record any"
 ).split()
@@ -894,18 +911,20 @@ def _equal(left: Any, right: Any) -> bool:
     return bool(left == right)
 
 
-def _uses(node: Any, wanted: set[str]) -> bool:
-    """Whether an expression mentions one of these names."""
-    stack = [node]
+@lru_cache(maxsize=None)
+def _mentions(node: t.Expr | None) -> frozenset[str]:
+    """All names in an expression."""
+    found = set()
+    stack: list[Any] = [node]
     while stack:
         item = stack.pop()
-        if isinstance(item, t.Name) and item.name in wanted:
-            return True
-        if isinstance(item, t.Tree):
+        if isinstance(item, t.Name):
+            found.add(item.name)
+        elif isinstance(item, t.Tree):
             stack.extend(getattr(item, name) for name in item.__slots__ if name not in ("start", "end"))
         elif isinstance(item, list | tuple):
             stack.extend(item)
-    return False
+    return frozenset(found)
 
 
 def _has(known: list[str]) -> str:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from detc.dsl import tree as t
 from detc.dsl.catalogue import names, syntax
@@ -27,6 +28,9 @@ class Module:
     path: Path
     file: t.File
     names: dict[str, tuple[t.Declaration, Module]] = field(default_factory=dict)
+    # What the typing rules of this file's primitives gave, by declaration, attributes and input types: a detector applies
+    # the same convolution to the same feature type many times, and the detectors of a file share most.
+    inferred: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     @property
     def source(self) -> Source:

@@ -48,6 +48,23 @@ The detail has the compiler's own words. An architecture that the installed nvcc
 prints those it knows) is the usual reason.""",
 )
 
+NO_LINKER = Kind(
+    "E0806",
+    "linker-missing",
+    """Kernels are linked into a shared library with the C compiler of the system, which was not found or failed.
+
+Install the packages `gcc` and `g++` (and `binutils`, for CUDA on a machine without a GPU).""",
+)
+
+UNKNOWN_ARCH = Kind(
+    "E0807",
+    "unknown-arch",
+    """`--arch` names a processor that the compiler does not know.
+
+For llvm it is a name that LLVM has for a processor (`haswell`, `skylake-avx512`, `znver4`); without it, the processor of this
+machine is taken. For cuda it is a compute capability: `sm_80`, `sm_90`.""",
+)
+
 NOT_AN_ARTIFACT = Kind(
     "E0810",
     "not-an-artifact",

@@ -1,0 +1,5 @@
+"""python -m detc"""
+
+from detc.cli import main
+
+main()

@@ -1,0 +1,99 @@
+"""The command line: `detc VERB ...`.
+
+Exit status: 0 fine; 1 a diagnostic, or something that does not agree; 2 a wrong command line; 3 a bug in detc;
+130 interrupted.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import traceback
+
+# Verb -> the module and the function in it. A command's module is imported only when the command is meant, so that
+# `detc check` starts quickly.
+COMMANDS = {
+    "check": "detc.cli.check",
+    "compile": "detc.cli.compile",
+    "graph": "detc.cli.graph",
+    "summary": "detc.cli.summary",
+    "explain": "detc.cli.explain",
+    "diff": "detc.cli.diff",
+    "zoo": "detc.cli.zoo",
+    "verify": "detc.cli.verify",
+    "train": "detc.cli.train",
+    "eval": "detc.cli.evaluate",
+    "predict": "detc.cli.predict",
+    "export": "detc.cli.export",
+}
+FUNCTIONS = {"eval": "evaluate", "compile": "compile_spec"}
+
+
+def main() -> None:
+    """Entry point of the `detc` command."""
+    from detc.cli.common import report
+    from detc.dsl.diagnostics import DiagnosticError
+
+    try:
+        status = _run(sys.argv[1:])
+    except DiagnosticError as error:
+        report(error.diagnostics)
+        status = 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        status = 130
+    except BrokenPipeError:
+        # The reader of our output has had enough; silence the flush at exit too.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 0
+    except Exception:
+        traceback.print_exc()
+        print(
+            "\ndetc: this is a bug in detc, not in what you gave it. Please report it with the command and the text above.",
+            file=sys.stderr,
+        )
+        status = 3
+    sys.exit(status)
+
+
+def _run(arguments: list[str]) -> int:
+    import typer
+
+    import detc
+
+    app = typer.Typer(
+        name="detc",
+        help="A compiler for object detectors: .det specs become torch.fx, ONNX and TVM kernels.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+    )
+
+    def show_version(value: bool) -> None:
+        if value:
+            print(f"detc {detc.__version__}")
+            raise typer.Exit
+
+    @app.callback()
+    def options(
+        version: bool = typer.Option(False, "--version", callback=show_version, is_eager=True, help="Print the version."),
+    ) -> None:
+        pass
+
+    # With a verb given, only its module is loaded; without one (help, a misspelling), all are, for their descriptions.
+    wanted = [a for a in arguments if not a.startswith("-")][:1]
+    verbs = wanted if wanted and wanted[0] in COMMANDS else list(COMMANDS)
+    for verb in verbs:
+        module = importlib.import_module(COMMANDS[verb])
+        app.command(verb)(getattr(module, FUNCTIONS.get(verb, verb)))
+    try:
+        result = app(arguments, standalone_mode=False)
+    except Exception as error:
+        # typer's own errors (a wrong command line) can show themselves. Its class is not public in all versions.
+        if hasattr(error, "show") and hasattr(error, "exit_code"):
+            error.show()
+            return int(error.exit_code)
+        raise
+    return result if isinstance(result, int) else 0

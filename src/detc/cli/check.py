@@ -1,0 +1,45 @@
+"""detc check"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def check(
+    paths: Annotated[list[Path], typer.Argument(help="Specs, or folders of specs.")],
+    output_format: Annotated[str, typer.Option("--format", help="text or json")] = "text",
+    import_root: Annotated[list[Path] | None, typer.Option(help="A folder that specs may import from.")] = None,
+    deny_warnings: Annotated[bool, typer.Option("--deny-warnings", help="Fail on warnings too.")] = False,
+) -> int:
+    """Check specs: every detector is elaborated, and everything found is reported.
+
+    Example: detc check specs/ --format json
+    """
+    from detc.cli.common import choice, report
+    from detc.compiler.check import check_paths
+    from detc.dsl.render import count, to_json
+
+    choice("--format", output_format, ("text", "json"))
+    found = check_paths(paths, tuple(import_root or ()))
+    if output_format == "json":
+        print(
+            json.dumps(
+                {
+                    "files": found.files,
+                    "detectors": found.detectors,
+                    "diagnostics": [to_json(d) for d in found.diagnostics],
+                },
+                indent=2,
+            )
+        )
+    else:
+        report(found.diagnostics)
+        told = count(found.diagnostics) or "no problems"
+        print(f"{found.files} files, {found.detectors} detectors: {told}", file=sys.stderr)
+    errors = any(d.severity == "error" for d in found.diagnostics)
+    return 1 if errors or (deny_warnings and found.diagnostics) else 0

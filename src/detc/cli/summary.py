@@ -1,0 +1,98 @@
+"""detc summary"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from detc.cli.common import choice, split_spec
+
+if TYPE_CHECKING:
+    from detc.compiler.analyse import Component, Summary
+
+
+def summary(
+    spec: Annotated[str, typer.Argument(help="The spec, SPEC or SPEC:NAME.")],
+    size: Annotated[str, typer.Option(help="Height and width of the images, as 800x1333.")] = "640x640",
+    batch: Annotated[int, typer.Option(min=1, help="Images at a time.")] = 1,
+    view: Annotated[str, typer.Option(help="forward, train or predict.")] = "predict",
+    depth: Annotated[int, typer.Option(min=1, help="How many labels deep components are listed.")] = 2,
+    format: Annotated[str, typer.Option(help="text or json.")] = "text",
+) -> None:
+    """Count parameters, arithmetic and memory of a detector, by component."""
+    choice("--format", format, ("text", "json"))
+    pixels = re.fullmatch(r"([1-9]\d{0,5})x([1-9]\d{0,5})", size)
+    if pixels is None:
+        raise typer.BadParameter(f"--size is height x width in pixels, as 800x1333, and not {size!r}")
+    import detc
+    from detc.compiler.analyse import summarise
+
+    graph = detc.load(*split_spec(spec)).graph
+    choice("--view", view, tuple(graph.views))
+    found = summarise(graph, view, int(pixels[1]), int(pixels[2]), batch, depth)
+    if format == "json":
+        typer.echo(json.dumps(asdict(found), indent=2))
+    else:
+        _print(found, trained=view == "train")
+
+
+def _print(summary: Summary, trained: bool) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for name in ("component", "is"):
+        table.add_column(name, no_wrap=True)
+    names = ("calls", "parameters", "trainable", "MACs", "FLOPs", "kept for backward" if trained else "activations")
+    for name in names:
+        table.add_column(name, justify="right", no_wrap=True)
+    for part in (*summary.components, summary.total):
+        total = part is summary.total
+        indent = "" if total else "  " * part.path.count(".")
+        label = "total" if total else part.path.rpartition(".")[2]
+        style = "bold" if total or not indent else None
+        table.add_row(indent + label, "" if total else part.name, *_figures(part, trained), style=style)
+    console = Console(width=None if Console().is_terminal else 140)
+    images = f"{summary.batch} image{'s' if summary.batch > 1 else ''} of {summary.height}x{summary.width}"
+    console.print(f"{summary.name}, {summary.view}, {images}", style="bold", highlight=False)
+    console.print(table)
+    memory = (
+        f"the backward pass needs {_bytes(summary.total.saved_bytes)} of activations"
+        if trained
+        else f"activations need {_bytes(summary.peak_bytes)} at a time at most"
+    )
+    console.print(
+        f"weights {_bytes(summary.weight_bytes)}; {memory}; image sizes are multiples of {summary.size_divisor}"
+    )
+    console.print(
+        "MACs are what papers call FLOPs: multiply-adds of convolutions. FLOPs are all operations, a MAC two."
+    )
+    for op, count in summary.uncounted.items():
+        console.print(f"not counted: {op}, {count} times; detc knows no rule for it")
+
+
+def _figures(part: Component, trained: bool) -> tuple[str, ...]:
+    return (
+        str(part.calls) if part.calls > 1 else "",
+        f"{part.parameters:,}",
+        f"{part.trainable:,}",
+        _short(part.macs),
+        _short(part.flops),
+        _bytes(part.saved_bytes if trained else part.activation_bytes),
+    )
+
+
+def _short(count: int) -> str:
+    """12.3 G for 12,300,000,000."""
+    for power, unit in ((10**12, " T"), (10**9, " G"), (10**6, " M"), (10**3, " k")):
+        if count >= power:
+            return f"{count / power:.2f}{unit}"
+    return str(count)
+
+
+def _bytes(count: int) -> str:
+    return f"{count / 2**20:,.1f} MiB"

@@ -1,0 +1,38 @@
+"""detc train"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from detc.cli.common import report, split_spec
+
+
+def train(
+    spec: Annotated[str, typer.Argument(help="The spec, SPEC or SPEC:NAME.")],
+    data: Annotated[Path | None, typer.Option(help="Folder of the data, in place of the spec's.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Length of the run, in place of the spec's.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Images of a step; the learning rate follows.")] = None,
+    weights: Annotated[Path | None, typer.Option(help="Weights of the whole detector to start from.")] = None,
+    pretrained: Annotated[Path | None, typer.Option(help="Weights of the backbone to start from.")] = None,
+    from_scratch: Annotated[bool, typer.Option(help="Do without the pretrained weights that the spec names.")] = False,
+    output: Annotated[Path | None, typer.Option(help="Folder of the run; runs/NAME if not given.")] = None,
+    resume: Annotated[bool, typer.Option(help="Continue the run in the folder.")] = False,
+    seed: Annotated[int, typer.Option(help="Decides the first weights, the order of images and every transform.")] = 0,
+    workers: Annotated[int, typer.Option(help="Processes that load images.")] = 2,
+) -> None:
+    """Train a detector on the data and with the schedule of its spec."""
+    import detc
+    from detc.runtime.train import TrainOptions
+    from detc.runtime.train import train as run_training
+
+    path, name = split_spec(spec)
+    options = TrainOptions(data, epochs, batch, weights, pretrained, from_scratch, output, resume, seed, workers)
+    done = run_training(detc.load(path, name), path, options, report)
+    folder = done.run.folder
+    if done.interrupted:
+        typer.echo(f"stopped; continue with: detc train {spec} --output {folder} --resume", err=True)
+        raise typer.Exit(130)
+    typer.echo(f"done: AP {done.best_ap:.3f} on the validation images; weights in {done.run.best_weights}")
