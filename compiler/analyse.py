@@ -103,6 +103,11 @@ def _suppression(sized: Sized) -> int:
     return 14 * batch * candidates * sized.attr("keep")
 
 
+def _masked(bytes_each: int) -> Count:
+    """Bytes for every number of a prediction, and one for every row."""
+    return lambda sized: bytes_each * sized.elements("prediction") + sized.elements("labels")
+
+
 def _operands(*ports: str) -> Callable[[Node, Needs], Iterable[Value]]:
     """Keeps the tensors given to these ports."""
     return lambda node, _: [value for port, values in node.inputs if port in ports for value in flatten(values)]
@@ -168,10 +173,14 @@ RULES: dict[str, Rule] = {
     "assign_max_iou": Rule(other=_overlaps("anchors", "truth_boxes")),
     "encode_delta": Rule(other=_per_output(6)),
     "decode_delta": Rule(other=_per_output(8)),
-    "focal_loss": Rule(other=_per_input("logits", 20), saves=_operands("logits")),
-    "l1_loss": Rule(other=_per_input("prediction", 3), saves=_operands("prediction", "target")),
-    "smooth_l1_loss": Rule(other=_per_input("prediction", 5), saves=_operands("prediction", "target")),
-    "select_top": Rule(other=_per_input("scores", 1)),
+    # Five tensors of the logits' size and a mask.
+    "focal_loss": Rule(other=_per_input("logits", 20), extra=_per_input("logits", 5 * 4 + 1)),
+    # The difference, and a mask of the rows that count.
+    "l1_loss": Rule(other=_per_input("prediction", 3), extra=_masked(4)),
+    "smooth_l1_loss": Rule(
+        other=_per_input("prediction", 5), saves=_operands("prediction", "target"), extra=_masked(0)
+    ),
+    "select_top": Rule(other=_per_input("x", 1)),
     "nms": Rule(other=_suppression),
 }
 
@@ -228,16 +237,17 @@ def summarise(graph: Graph, view: str, height: int, width: int, batch: int = 1, 
     height, width = (-(-size // divisor) * divisor for size in (height, width))
     part = graph.view(view)
     total = Component("", graph.name, 1)
-    components = {"": total}
-    for call in part.calls:
-        for path in _prefixes(call.path, depth):
-            components.setdefault(path, Component(path))
-        if call.path in components:
-            components[call.path].name = call.component
-            components[call.path].calls += 1
+    components: dict[str, Component] = {}
 
     def rows(path: str) -> list[Component]:
         return [total, *(components.setdefault(prefix, Component(prefix)) for prefix in _prefixes(path, depth))]
+
+    for node in part.nodes:
+        rows(_owner(node))
+    for call in part.calls:
+        if call.path in components:
+            components[call.path].name = call.component
+            components[call.path].calls += 1
 
     weight_bytes = 0
     for weight in part.weights.values():
@@ -272,7 +282,6 @@ def summarise(graph: Graph, view: str, height: int, width: int, batch: int = 1, 
             row.flops += flops
             row.activation_bytes += made
             row.saved_bytes += kept
-    del components[""]
     return Summary(
         name=graph.name,
         view=view,

@@ -142,11 +142,11 @@ class Canvas:
         start, *rest = [*points[:-1], neck]
         command = "L" if len(points) == 2 else "C"
         line = f"M{_at(start)} {command}{' '.join(map(_at, rest))}"
-        point = f"M{_at(points[-1])} L{_at(tip[0])} L{_at(tip[1])} Z"
+        head = f"M{_at(points[-1])} L{_at(tip[0])} L{_at(tip[1])} Z"
         data = f' data-kind="{kind}"' if kind else ""
         self.shapes.append(
             f'<g stroke="{colour}" fill="{colour}"{data}>{_title(title)}'
-            f'<path d="{line}" fill="none" stroke-width="1.3"/><path d="{point}" stroke="none"/></g>'
+            f'<path d="{line}" fill="none" stroke-width="1.3"/><path d="{head}" stroke="none"/></g>'
         )
 
     def text(self, title: str) -> str:

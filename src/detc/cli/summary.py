@@ -21,10 +21,10 @@ def summary(
     batch: Annotated[int, typer.Option(min=1, help="Images at a time.")] = 1,
     view: Annotated[str, typer.Option(help="forward, train or predict.")] = "predict",
     depth: Annotated[int, typer.Option(min=1, help="How many labels deep components are listed.")] = 2,
-    format: Annotated[str, typer.Option(help="text or json.")] = "text",
+    output_format: Annotated[str, typer.Option("--format", help="text or json.")] = "text",
 ) -> None:
     """Count parameters, arithmetic and memory of a detector, by component."""
-    choice("--format", format, ("text", "json"))
+    choice("--format", output_format, ("text", "json"))
     pixels = re.fullmatch(r"([1-9]\d{0,5})x([1-9]\d{0,5})", size)
     if pixels is None:
         raise typer.BadParameter(f"--size is height x width in pixels, as 800x1333, and not {size!r}")
@@ -34,7 +34,7 @@ def summary(
     graph = detc.load(*split_spec(spec)).graph
     choice("--view", view, tuple(graph.views))
     found = summarise(graph, view, int(pixels[1]), int(pixels[2]), batch, depth)
-    if format == "json":
+    if output_format == "json":
         typer.echo(json.dumps(asdict(found), indent=2))
     else:
         _print(found, trained=view == "train")
