@@ -1050,4 +1050,3 @@ BUILTINS: Mapping[str, Function] = {
 }
 
 
-__all__ = ["BUILTINS", "Evaluator", "Frame", "Poison", "Poisoned"]

@@ -77,7 +77,7 @@ class Loader:
                 raise DiagnosticError(self._cycle(index, importer))
         self._loading.append((resolved, importer))
         try:
-            file = parse_cached(Source(_shown(path), _read(path, importer)))
+            file = parse_cached(Source(shown_path(path), _read(path, importer)))
             module = Module(resolved, file)
             self._fill(module, prelude)
         finally:
@@ -133,7 +133,7 @@ class Loader:
                     errors.append(
                         names.UNKNOWN_IMPORT.at(
                             span,
-                            f'{_shown(origin.path)} does not declare "{name.name}"',
+                            f'{shown_path(origin.path)} does not declare "{name.name}"',
                             detail=suggest(name.name, own) or f"it declares {', '.join(sorted(own)) or 'nothing'}",
                         )
                     )
@@ -162,7 +162,7 @@ class Loader:
                     span,
                     f'"{text}" is outside the import roots',
                     detail="name its folder with --import-root if you trust it",
-                    notes=(f"import roots: {', '.join(_shown(r) for r in self._allowed)}",),
+                    notes=(f"import roots: {', '.join(shown_path(r) for r in self._allowed)}",),
                 )
             )
         known = [str(p.relative_to(root)) for root in self._allowed for p in sorted(root.glob("**/*.det"))[:500]]
@@ -171,12 +171,12 @@ class Loader:
                 span,
                 f'there is no "{text}"',
                 detail=suggest(text, known),
-                notes=(f"looked in: {', '.join(_shown(r) for r in [module.path.parent, *self._allowed])}",),
+                notes=(f"looked in: {', '.join(shown_path(r) for r in [module.path.parent, *self._allowed])}",),
             )
         )
 
 
-def _shown(path: Path) -> str:
+def shown_path(path: Path) -> str:
     """The path as a user would type it: relative to where they are, where that is shorter."""
     try:
         relative = os.path.relpath(path)
@@ -188,13 +188,13 @@ def _shown(path: Path) -> str:
 def _read(path: Path, importer: Span | None) -> str:
     try:
         if path.is_file() and path.stat().st_size > MAXIMUM_BYTES:
-            raise DiagnosticError(syntax.TOO_LARGE_FILE.at(importer, f"{_shown(path)} has more than a megabyte"))
+            raise DiagnosticError(syntax.TOO_LARGE_FILE.at(importer, f"{shown_path(path)} has more than a megabyte"))
         data = path.read_bytes()
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         near = suggest(path.name, [p.name for p in path.parent.glob("*.det")] if path.parent.is_dir() else [])
         raise DiagnosticError(
-            syntax.UNREADABLE_FILE.at(importer, f"cannot read {_shown(path)}: {reason}", detail=near)
+            syntax.UNREADABLE_FILE.at(importer, f"cannot read {shown_path(path)}: {reason}", detail=near)
         ) from None
     try:
         return data.decode("utf-8-sig")
@@ -203,7 +203,7 @@ def _read(path: Path, importer: Span | None) -> str:
         raise DiagnosticError(
             syntax.NOT_UTF8.at(
                 importer,
-                f"{_shown(path)} is not UTF-8 text: byte 0x{data[error.start]:02x} in line {line}",
+                f"{shown_path(path)} is not UTF-8 text: byte 0x{data[error.start]:02x} in line {line}",
                 detail="save it as UTF-8",
             )
         ) from None

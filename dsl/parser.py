@@ -95,11 +95,21 @@ def _parse(source: Source, text: str) -> t.File:
         [i for i in items if isinstance(i, t.Import)],
         declarations,
         defaults[-1] if defaults else None,
+        _first_doc(source),
         [m.span() for m in _COMMENT_OR_STRING.finditer(source.text) if m.group().startswith("#")],
     )
 
 
 _COMMENT_OR_STRING = re.compile(r'#[^\n]*|"(?:[^"\\\n]|\\.)*"|`[^`\n]*`')
+
+
+def _first_doc(source: Source) -> str:
+    lines = []
+    for line in source.text.lstrip().splitlines():
+        if not line.startswith("##"):
+            break
+        lines.append(line[2:].removeprefix(" "))
+    return "\n".join(lines)
 
 
 def _doc(source: Source, start: int) -> str:

@@ -399,5 +399,7 @@ class File:
     imports: list[Import]
     declarations: list[Declaration]
     default: Default | None
+    # The `##` lines that the file begins with.
+    doc: str
     # All comments with their places, for the formatter: (start, end).
     comments: list[tuple[int, int]]

@@ -83,6 +83,13 @@ class Detector:
             digest.update(self._files[path].source.text.encode())
         return digest.hexdigest()
 
+    def siblings(self) -> list[Detector]:
+        """All detectors of the file, this one among them."""
+        return [
+            self if d.name == self.name else Detector(self._module, elaborate(self._module, d.name), self._files)
+            for d in self._module.detectors
+        ]
+
     def modules(self, *views: ViewName) -> dict[str, torch.fx.GraphModule]:
         """The given views as modules that share their parameters, freshly initialised as the spec says."""
         from detc.compiler.emit.fx import emit

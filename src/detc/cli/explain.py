@@ -1,0 +1,55 @@
+"""detc explain"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import re
+from typing import Annotated
+
+import typer
+
+
+def explain(
+    subject: Annotated[str, typer.Argument(help="A diagnostic's code or slug, or a spec: SPEC or SPEC:NAME.")],
+    path: Annotated[str | None, typer.Argument(help="With a spec: the path of a value, such as backbone.depth.")] = None,
+) -> None:
+    """Explain a diagnostic, or who set a value of a detector.
+
+    Examples: detc explain E0303     detc explain specs/retinanet.det backbone.depth
+    """
+    if path is None:
+        _diagnostic(subject)
+    else:
+        _value(subject, path)
+
+
+def _diagnostic(subject: str) -> None:
+    from detc.dsl import catalogue
+    from detc.dsl.diagnostics import KINDS, suggest
+
+    for module in pkgutil.iter_modules(catalogue.__path__):
+        importlib.import_module(f"{catalogue.__name__}.{module.name}")
+    known = {kind.code: kind for kind in KINDS.values()} | {kind.slug: kind for kind in KINDS.values()}
+    kind = known.get(subject.upper() if re.fullmatch(r"[eE]\d+", subject) else subject)
+    if kind is None:
+        hint = suggest(subject, known)
+        raise typer.BadParameter(
+            f"{subject} is no code or slug of a diagnostic; {hint or 'to explain a value, give its path too'}"
+        )
+    typer.echo(f"{kind.code} [{kind.slug}], {kind.severity}\n\n{kind.explanation.strip()}")
+
+
+def _value(subject: str, path: str) -> None:
+    from detc.cli.common import split_spec
+    from detc.compiler.modules import Loader, Workspace
+    from detc.compiler.provenance import explain as origins
+
+    file, name = split_spec(subject)
+    workspace = Workspace(Loader())
+    module = workspace.open(file)
+    name = workspace.choose(module, name)
+    for index, origin in enumerate(origins(module, name, path)):
+        lead = f"{name}: {path} = {origin.value}" if index == 0 else f"  before that: {origin.value}"
+        how = {"set": "set at", "default": "the default, at", "derived": "derived at"}[origin.how]
+        typer.echo(f"{lead}\n    {how} {origin.span}: {' '.join(origin.span.text.split())[:100]}")
