@@ -33,6 +33,7 @@ from detc.compiler.scope import (
 )
 from detc.compiler.types import TensorType
 from detc.compiler.values import Record
+from detc.compiler.verify import verify
 from detc.dsl import tree as t
 from detc.dsl.catalogue import names, types
 from detc.dsl.diagnostics import Diagnostic, DiagnosticError, Label
@@ -182,7 +183,7 @@ class _Elaborator(Evaluator):
         schedule = self._record(value, "schedule")
         if any(d.severity == "error" for d in self.diagnostics):
             raise DiagnosticError(self.diagnostics)
-        graph = self._graph(name, result)
+        graph = verify(self._graph(name, result))
         self._warn_unused(graph)
         pretrained = self._pretrained(value)
         reported = fields["reported"].value.entries if "reported" in fields else {}

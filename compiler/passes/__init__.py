@@ -11,6 +11,8 @@ import pkgutil
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
 
+from detc.compiler.verify import verify
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -51,6 +53,8 @@ def apply(passes: Iterable[Pass], graph: Graph, weights: Weights) -> tuple[Graph
     """
     if "train" in graph.views:
         raise ValueError("passes take an inference graph: use graph.view('predict')")
+    verify(graph)
     for step in passes:
         graph, weights = step.run(graph, weights)
+        verify(graph)
     return graph, weights
