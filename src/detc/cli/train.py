@@ -20,7 +20,7 @@ def train(
     from_scratch: Annotated[bool, typer.Option(help="Do without the pretrained weights that the spec names.")] = False,
     output: Annotated[Path | None, typer.Option(help="Folder of the run; runs/NAME if not given.")] = None,
     resume: Annotated[bool, typer.Option(help="Continue the run in the folder.")] = False,
-    seed: Annotated[int, typer.Option(help="Decides the first weights, the order of images and every transform.")] = 0,
+    seed: Annotated[int, typer.Option(help="Decides the first weights, the order of images, every transform.")] = 0,
     workers: Annotated[int, typer.Option(help="Processes that load images.")] = 2,
 ) -> None:
     """Train a detector on the data and with the schedule of its spec."""
@@ -28,11 +28,10 @@ def train(
     from detc.runtime.train import TrainOptions
     from detc.runtime.train import train as run_training
 
-    path, name = split_spec(spec)
+    detector = detc.load(*split_spec(spec))
     options = TrainOptions(data, epochs, batch, weights, pretrained, from_scratch, output, resume, seed, workers)
-    done = run_training(detc.load(path, name), path, options, report)
-    folder = done.run.folder
+    done = run_training(detector, options, report)
     if done.interrupted:
-        typer.echo(f"stopped; continue with: detc train {spec} --output {folder} --resume", err=True)
+        typer.echo(f"stopped and saved; continue with --output {done.run.folder} --resume", err=True)
         raise typer.Exit(130)
-    typer.echo(f"done: AP {done.best_ap:.3f} on the validation images; weights in {done.run.best_weights}")
+    typer.echo(f"best AP on the validation images {done.best_ap:.3f}; its weights are {done.run.best_weights}")

@@ -1,0 +1,204 @@
+"""Finding objects in images that nobody annotated."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from detc.dsl.catalogue.running import CLASS_LISTS_DIFFER, NO_IMAGES, NO_SETTINGS
+from detc.dsl.diagnostics import DiagnosticError
+from detc.runtime.data.images import SUFFIXES, read_image
+from detc.runtime.data.preprocess import Detections, Preprocess
+from detc.runtime.data.settings import Data, data_settings
+from detc.runtime.files import write_json
+from detc.runtime.pictures import draw_detections, write_picture
+
+if TYPE_CHECKING:
+    from detc.runtime.detector import Detector
+
+# A batch (N, 3, H, W) float32, normalised, to "boxes" (N, K, 4) in its pixels, "scores" (N, K) and "classes" (N, K).
+Engine = Callable[[np.ndarray], dict[str, np.ndarray]]
+
+
+class FxEngine:
+    """The predict module of a detector, on a device, as an engine. Switches the module to evaluation."""
+
+    def __init__(self, module: Any, device: str = "cpu") -> None:
+        self.module = module.to(device).eval()
+        self.device = device
+
+    def __call__(self, batch: np.ndarray) -> dict[str, np.ndarray]:
+        import torch
+
+        with torch.inference_mode():
+            outputs = self.module(torch.from_numpy(batch).to(self.device))
+        return {name: value.float().cpu().numpy() for name, value in outputs.items()}
+
+
+def data_of(detector: Detector) -> Data:
+    """The data settings of a detector.
+
+    Raises:
+        DiagnosticError: no-settings, bad-setting, unknown-record; class-lists-differ where they are not its data's.
+    """
+    if detector.data is None:
+        raise DiagnosticError(NO_SETTINGS.at(None, f"{detector.name} has no `data`"))
+    settings = data_settings(detector.data)
+    if list(detector.classes) != list(settings.classes):
+        notes = (f"the detector's: {', '.join(detector.classes)}", f"the data's: {', '.join(settings.classes)}")
+        raise DiagnosticError(
+            CLASS_LISTS_DIFFER.at(None, "the detector's classes are not those of its data", notes=notes)
+        )
+    return settings
+
+
+def loaded_module(detector: Detector, weights: Path) -> Any:
+    """The detector's predict module with weights from a file."""
+    from detc.runtime.checkpoint import load_weights
+
+    module = detector.modules("predict")["predict"]
+    load_weights(module, weights, detector)
+    return module
+
+
+def default_device() -> str:
+    """ "cuda" where torch sees a GPU, else "cpu"."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def preprocess_of(settings: Data, size_divisor: int, fixed: tuple[int, int] | None = None) -> Preprocess:
+    """What a detector's data says of images that are evaluated or predicted on.
+
+    `size_divisor` is the graph's; `fixed` the (width, height) of an engine that takes no other.
+    """
+    return Preprocess(settings.resize, settings.normalize, math.lcm(size_divisor, settings.pad), fixed)
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """An engine with what belongs before and after it.
+
+    >>> for found in predictor([cv2.imread("street.jpg")]):
+    ...     found.boxes, found.scores, [predictor.classes[i] for i in found.classes]
+    """
+
+    engine: Engine
+    preprocess: Preprocess
+    classes: tuple[str, ...]
+
+    def __call__(self, images: Sequence[np.ndarray]) -> list[Detections]:
+        """What is found in each image (H, W, 3) uint8, blue, green, red: boxes in that image's pixels."""
+        found: list[Detections] = []
+        for image in images:  # one by one: a result must not depend on what an image is batched with
+            batch, placements = self.preprocess([image])
+            found.extend(Preprocess.detections(self.engine(batch), placements))
+        return found
+
+    def files(self, paths: Iterable[Path]) -> Iterator[tuple[Path, np.ndarray, Detections]]:
+        """Each image file, its pixels, and what is found in it. Raises DiagnosticError image-unreadable."""
+        for path in paths:
+            image = read_image(path)
+            yield path, image, self([image])[0]
+
+
+def detector_predictor(detector: Detector, weights: Path) -> Predictor:
+    """A detector with weights from a file, run by torch, on the GPU where there is one.
+
+    Raises:
+        DiagnosticError: no-settings, class-lists-differ, and whatever is wrong with the weights.
+    """
+    settings = data_of(detector)
+    engine = FxEngine(loaded_module(detector, weights), default_device())
+    return Predictor(engine, preprocess_of(settings, detector.graph.size_divisor), settings.classes)
+
+
+def image_files(arguments: Sequence[str]) -> list[Path]:
+    """The image files that files, folders and patterns name, each once, in order.
+
+    Raises:
+        DiagnosticError: no-images, for every argument that names none.
+    """
+    found: dict[Path, None] = {}
+    problems = []
+    for argument in arguments:
+        path = Path(argument)
+        if path.is_dir():
+            matches = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file())
+            reason = "the folder has no images"
+        elif path.is_file():
+            matches, reason = [path], ""
+        else:
+            matches = _matching(path)
+            reason = "no such file or folder, and no pattern that matches an image"
+        if not matches:
+            kinds = ", ".join(sorted(SUFFIXES))
+            problems.append(NO_IMAGES.at(None, f"{argument}: {reason}", detail=f"images end in {kinds}"))
+        found.update(dict.fromkeys(matches))
+    if problems:
+        raise DiagnosticError(problems)
+    return list(found)
+
+
+def _matching(pattern: Path) -> list[Path]:
+    """The image files that a pattern such as photographs/**/*.jpg matches."""
+    base = Path(pattern.anchor)
+    try:
+        found = [*base.glob(str(pattern.relative_to(base)))]
+    except (ValueError, IndexError):  # a pattern that pathlib does not take
+        found = []
+    return sorted(path for path in found if path.suffix.lower() in SUFFIXES and path.is_file())
+
+
+def write_predictions(
+    predictor: Predictor, paths: Sequence[Path], output: Path, score: float
+) -> Iterator[tuple[Path, Detections]]:
+    """Predicts on each file and writes a picture with the boxes of at least `score`; at the end, predictions.json.
+
+    predictions.json has all boxes in COCO's form: "images", "categories" (ids from 1), and "annotations" with "score".
+    Pictures have the names of the images; where two images have the same name, a number is added.
+
+    Raises:
+        DiagnosticError: image-unreadable, cannot-write.
+    """
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    used: set[str] = set()
+    for number, (path, image, found) in enumerate(predictor.files(paths), start=1):
+        name = _free_name(path, used)
+        write_picture(output / name, draw_detections(image, found.above(score), predictor.classes))
+        size = {"width": image.shape[1], "height": image.shape[0]}
+        images.append({"id": number, "file_name": str(path), **size, "picture": name})
+        for box, confidence, label in zip(found.boxes.tolist(), found.scores, found.classes, strict=True):
+            x1, y1, x2, y2 = box
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": number,
+                    "category_id": int(label) + 1,
+                    "bbox": [round(value, 3) for value in (x1, y1, x2 - x1, y2 - y1)],
+                    "area": round((x2 - x1) * (y2 - y1), 3),
+                    "iscrowd": 0,
+                    "score": round(float(confidence), 6),
+                }
+            )
+        yield path, found
+    categories = [{"id": i, "name": name} for i, name in enumerate(predictor.classes, start=1)]
+    content = {"images": images, "categories": categories, "annotations": annotations}
+    write_json(output / "predictions.json", content)
+
+
+def _free_name(path: Path, used: set[str]) -> str:
+    suffix = path.suffix.lower() if path.suffix.lower() in (".png", ".webp", ".bmp") else ".jpg"
+    name, count = path.stem + suffix, 1
+    while name.lower() in used:
+        count += 1
+        name = f"{path.stem}-{count}{suffix}"
+    used.add(name.lower())
+    return name

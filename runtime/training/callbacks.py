@@ -1,0 +1,197 @@
+"""What goes on around the steps of a run: saving, drawing, telling."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from detc.runtime.data.images import read_image
+from detc.runtime.evaluate import METRICS
+from detc.runtime.files import write_whole
+from detc.runtime.pictures import contact_sheet, draw_detections, draw_truth, write_picture
+from detc.runtime.training.module import DetectorModule
+from detc.runtime.training.run import Run
+
+SAVE_SECONDS = 600.0
+CURVE_STEPS = 10
+PLAIN_SECONDS = 20.0
+PICTURES = 6
+PICTURE_SCORE = 0.3
+
+
+class Interrupted(Exception):
+    """The run was asked to stop, and has saved its state."""
+
+
+class Checkpoints(pl.Callback):
+    """Saves the run's state (last.ckpt) and weights, at every epoch's end, every ten minutes, and when asked to stop.
+
+    The best weights are those of the evaluation with the highest AP. `save` writes weights to a path.
+    """
+
+    def __init__(self, run: Run, save: Callable[[dict[str, torch.Tensor], Path], None]) -> None:
+        self.run = run
+        self.save = save
+        self.best = -1.0
+        self.saved = time.monotonic()
+        self.stop = False
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.best = state_dict["best"]
+
+    def ask_to_stop(self, number: int, frame: FrameType | None) -> None:
+        """The handler of Ctrl-C and SIGTERM: ends the run after the step or evaluation at hand; a second one at once."""
+        if self.stop:
+            signal.default_int_handler(number, frame)
+        self.stop = True
+
+    def on_train_batch_end(self, trainer: pl.Trainer, module: DetectorModule, *_: Any) -> None:  # type: ignore[override]
+        epoch_goes_on = trainer.fit_loop.epoch_loop.batch_idx + 1 < trainer.num_training_batches
+        if epoch_goes_on and (self.stop or time.monotonic() - self.saved > SAVE_SECONDS):
+            self._save_state(trainer)
+            if self.stop:
+                raise Interrupted
+
+    def on_validation_end(self, trainer: pl.Trainer, module: DetectorModule) -> None:  # type: ignore[override]
+        ap = module.evaluation.metrics["AP"]
+        if ap > self.best:
+            self.best = ap
+            self.save(module.weights(), self.run.best_weights)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: DetectorModule) -> None:  # type: ignore[override]
+        self.save(module.weights(), self.run.last_weights)
+        self._save_state(trainer)
+        if self.stop and trainer.current_epoch + 1 < (trainer.max_epochs or 0):
+            raise Interrupted
+
+    def _save_state(self, trainer: pl.Trainer) -> None:
+        write_whole(self.run.state, trainer.save_checkpoint)
+        self.saved = time.monotonic()
+
+
+class Curves(pl.Callback):
+    """Appends to the run's tables, draws its curves, and puts predictions on a few validation images into pictures."""
+
+    def __init__(self, run: Run, title: str) -> None:
+        self.run = run
+        self.title = title
+        self.sums: dict[str, float] = defaultdict(float)
+        self.steps = 0
+
+    def on_train_batch_end(self, trainer: pl.Trainer, module: DetectorModule, outputs: Any, *_: Any) -> None:  # type: ignore[override]
+        for name, value in outputs["terms"].items():
+            self.sums[name] += float(value)
+        self.steps += 1
+        if self.steps == CURVE_STEPS:
+            self._flush(trainer)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: DetectorModule) -> None:  # type: ignore[override]
+        self._flush(trainer)
+        self.run.draw_curves(self.title)
+
+    def on_validation_end(self, trainer: pl.Trainer, module: DetectorModule) -> None:  # type: ignore[override]
+        epoch = min(trainer.current_epoch + 1, trainer.max_epochs or 1)
+        figures = {name: module.evaluation.metrics[name] for name in METRICS}
+        classes = {f"AP50 {c.name}": c.ap50 for c in module.evaluation.classes}
+        self.run.append("evaluations.csv", {"epoch": epoch, "step": trainer.global_step, **figures, **classes})
+        rows = []
+        for image in module.validation.images[:PICTURES]:
+            pixels = read_image(image.path, image.size)
+            found = module.found[image.number].above(PICTURE_SCORE)
+            truth = draw_truth(pixels, image.boxes, image.labels)
+            rows.append([truth, draw_detections(pixels, found, module.validation.classes)])
+        sheet = contact_sheet(rows, titles=("annotated", f"found, score at least {PICTURE_SCORE}"))
+        write_picture(self.run.folder / "pictures" / f"epoch-{epoch:03d}.jpg", sheet)
+
+    def _flush(self, trainer: pl.Trainer) -> None:
+        if self.steps:
+            means = {name: value / self.steps for name, value in self.sums.items()}
+            rate = trainer.optimizers[0].param_groups[0]["lr"]
+            epoch = trainer.global_step / trainer.num_training_batches
+            row = {
+                "step": trainer.global_step,
+                "epoch": round(epoch, 4),
+                "lr": rate,
+                "loss": sum(means.values()),
+                **means,
+            }
+            self.run.append("training.csv", row)
+            for logger in trainer.loggers:
+                scalars = {f"train/{name}": value for name, value in row.items() if name not in ("step", "epoch")}
+                logger.log_metrics(scalars, trainer.global_step)
+        self.sums.clear()
+        self.steps = 0
+
+
+class Telling(pl.Callback):
+    """Progress for people: a bar with the time left on a terminal, a line now and then where there is none."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.bar: Progress | None = None
+        self.loss = 0.0
+        self.said = self.started = time.monotonic()
+        self.first = 0
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self.first = trainer.global_step
+        self.started = time.monotonic()
+        if self.console.is_terminal:
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+            self.bar = Progress(*columns, console=self.console)
+            self.task = self.bar.add_task("", total=self._total(trainer), completed=self.first)
+            self.bar.start()
+
+    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, *_: Any) -> None:  # type: ignore[override]
+        loss = float(outputs["loss"])
+        self.loss = loss if trainer.global_step <= self.first + 1 else 0.95 * self.loss + 0.05 * loss
+        if self.bar is not None:
+            self.bar.update(self.task, completed=trainer.global_step, description=self._where(trainer))
+        elif time.monotonic() - self.said > PLAIN_SECONDS:
+            self.said = time.monotonic()
+            done = trainer.global_step - self.first
+            left = (self.said - self.started) / done * (self._total(trainer) - trainer.global_step)
+            steps = f"step {trainer.global_step}/{self._total(trainer)}"
+            self.console.print(f"{self._where(trainer)}, {steps}, {_duration(left)} left")
+
+    def on_validation_end(self, trainer: pl.Trainer, module: DetectorModule) -> None:  # type: ignore[override]
+        metrics = module.evaluation.metrics
+        text = ", ".join(f"{name} {metrics[name]:.3f}" for name in ("AP", "AP50", "AP75"))
+        self.console.print(f"{self._where(trainer)}: {text} on the validation images")
+
+    def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self._close()
+
+    def on_exception(self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException) -> None:
+        self._close()
+
+    def _close(self) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+            self.bar = None
+
+    def _where(self, trainer: pl.Trainer) -> str:
+        epoch = min(trainer.current_epoch + 1, trainer.max_epochs or 1)
+        return f"epoch {epoch}/{trainer.max_epochs}, loss {self.loss:.3f}"
+
+    @staticmethod
+    def _total(trainer: pl.Trainer) -> int:
+        return int(trainer.num_training_batches) * int(trainer.max_epochs or 0)
+
+
+def _duration(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{minutes} min"

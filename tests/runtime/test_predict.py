@@ -1,0 +1,95 @@
+"""Predicting on files: which are taken, what is written, in whose pixels."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from drawn import CLASSES, NORMALIZE, draw
+
+from detc.dsl.diagnostics import DiagnosticError
+from detc.runtime.data.preprocess import Preprocess
+from detc.runtime.data.transforms import Normalize, Resize
+from detc.runtime.predict import Predictor, image_files, write_predictions
+
+
+def finder(batch: np.ndarray) -> dict[str, np.ndarray]:
+    """An engine that finds the bounding box of everything brighter than the mean, as a disc, and a box off the image."""
+    rows, columns = np.where(batch[0].mean(0) > 0.5)
+    box = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+    return {
+        "boxes": np.asarray([[box, [-50, -50, 5000, 5000], [0, 0, 0, 0]]], np.float32),
+        "scores": np.asarray([[0.9, 0.1, 0.0]], np.float32),
+        "classes": np.asarray([[1, 0, -1]]),
+    }
+
+
+PREDICTOR = Predictor(finder, Preprocess(Resize((64, 64)), Normalize(**NORMALIZE.fields), 32), CLASSES)
+
+
+def bright_square(path: Path, width: int, height: int, box: tuple[int, int, int, int]) -> None:
+    image = np.zeros((height, width, 3), np.uint8)
+    x1, y1, x2, y2 = box
+    image[y1:y2, x1:x2] = 255
+    cv2.imwrite(str(path), image)
+
+
+@pytest.mark.parametrize(("width", "height"), [(64, 64), (256, 128), (40, 200), (333, 77)])
+def test_boxes_are_in_pixels_of_the_image_and_within_it(tmp_path, width, height):
+    box = (width // 4, height // 4, width * 3 // 4, height // 2)
+    bright_square(tmp_path / "a.png", width, height, box)
+    ((_, found),) = write_predictions(PREDICTOR, [tmp_path / "a.png"], tmp_path / "out", 0.3)
+    pixel = max(width, height) / 64 + 1
+    assert np.abs(found.boxes[0] - np.asarray(box)).max() <= pixel
+    assert found.boxes[1].tolist() == [0, 0, width, height]
+    assert len(found.boxes) == 2
+
+
+def test_predictions_are_coco_json_and_pictures_draw_what_is_above_the_score(tmp_path):
+    bright_square(tmp_path / "a.png", 128, 128, (32, 32, 64, 96))
+    list(write_predictions(PREDICTOR, [tmp_path / "a.png"], tmp_path / "out", 0.3))
+    content = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    assert content["categories"] == [{"id": 1, "name": "square"}, {"id": 2, "name": "disc"}]
+    first, second = content["annotations"]
+    assert first["category_id"] == 2
+    assert first["bbox"] == pytest.approx([32, 32, 32, 64], abs=2)
+    assert second["score"] == pytest.approx(0.1)
+    picture = cv2.imread(str(tmp_path / "out" / content["images"][0]["picture"]))
+    assert picture.shape == (128, 128, 3)
+    assert (picture[127, 0] == 0).all()
+
+
+def test_files_folders_and_patterns_are_taken_once(tmp_path):
+    for name in ("a.png", "b.JPG", "deep/c.png", "notes.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    a, b, c = (tmp_path / name for name in ("a.png", "b.JPG", "deep/c.png"))
+    assert image_files([str(tmp_path)]) == [a, b]
+    assert image_files([str(a), str(tmp_path)]) == [a, b]
+    assert image_files([str(tmp_path / "**" / "*.png")]) == [a, c]
+    with pytest.raises(DiagnosticError) as error:
+        image_files([str(tmp_path / "nothing"), str(tmp_path / "*.gif"), str(a)])
+    assert [diagnostic.kind.slug for diagnostic in error.value] == ["no-images", "no-images"]
+
+
+def test_images_with_the_same_name_keep_their_own_pictures(tmp_path):
+    paths = []
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        paths.append(tmp_path / folder / "a.jpg")
+        bright_square(paths[-1], 64, 64, (8, 8, 40, 40))
+    list(write_predictions(PREDICTOR, paths, tmp_path / "out", 0.3))
+    assert {path.name for path in (tmp_path / "out").glob("*.jpg")} == {"a.jpg", "a-2.jpg"}
+
+
+def test_a_truncated_image_is_named(tmp_path):
+    path = tmp_path / "cut.png"
+    cv2.imwrite(str(path), draw(0)[0])
+    path.write_bytes(path.read_bytes()[:-50])
+    with pytest.raises(DiagnosticError) as error:
+        list(write_predictions(PREDICTOR, [path], tmp_path / "out", 0.3))
+    assert error.value.diagnostics[0].kind.slug == "image-unreadable"
+    assert "cut.png" in error.value.diagnostics[0].summary
