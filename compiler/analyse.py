@@ -12,6 +12,7 @@ PyTorch's autograd keeps for the backward pass, each tensor once however many op
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from math import prod
@@ -243,7 +244,11 @@ def summarise(graph: Graph, view: str, height: int, width: int, batch: int = 1, 
         return [total, *(components.setdefault(prefix, Component(prefix)) for prefix in _prefixes(path, depth))]
 
     for node in part.nodes:
-        rows(_owner(node))
+        path = _owner(node)
+        rows(path)
+        if node.weights and path in components:
+            components[path].name = node.op
+            components[path].calls += 1
     for call in part.calls:
         if call.path in components:
             components[call.path].name = call.component
@@ -261,27 +266,14 @@ def summarise(graph: Graph, view: str, height: int, width: int, batch: int = 1, 
                 row.trainable += size if weight.trainable else 0
 
     memory = _Memory(part, batch, height, width)
-    uncounted: dict[str, int] = {}
-    saved: set[Value] = set()
     for node in part.nodes:
-        sized = memory.sized(node)
-        rule = RULES.get(node.op)
-        if rule is None:
-            uncounted[node.op] = uncounted.get(node.op, 0) + 1
-            rule = Rule()
-        macs = rule.macs(sized)
-        flops = 2 * macs + rule.other(sized)
-        made = 0 if rule.view else sum(memory.bytes(Value(node.name, i)) for i in range(len(node.types)))
-        kept = 0
-        if memory.needs_gradient(Value(node.name)):
-            keeps = {memory.base(value) for value in rule.saves(node, memory.needs_gradient)} - saved
-            kept = sum(map(memory.bytes, keeps)) + rule.extra(sized)
-            saved |= keeps
+        cost = memory.cost(node)
         for row in rows(_owner(node)):
-            row.macs += macs
-            row.flops += flops
-            row.activation_bytes += made
-            row.saved_bytes += kept
+            row.macs += cost.macs
+            row.flops += cost.flops
+            row.activation_bytes += cost.activation_bytes
+            row.saved_bytes += cost.saved_bytes
+    uncounted = Counter(node.op for node in part.nodes if node.op not in RULES)
     return Summary(
         name=graph.name,
         view=view,
@@ -297,6 +289,22 @@ def summarise(graph: Graph, view: str, height: int, width: int, batch: int = 1, 
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What one node costs; see Component."""
+
+    macs: int
+    flops: int
+    activation_bytes: int
+    saved_bytes: int
+
+
+def costs(graph: Graph, height: int, width: int, batch: int = 1) -> dict[str, Cost]:
+    """What each node costs, by name, for images of that size, which is a multiple of the graph's divisor."""
+    memory = _Memory(graph, batch, height, width)
+    return {node.name: memory.cost(node) for node in graph.nodes}
+
+
 class _Memory:
     """Tensors of a graph at one batch and image size: their bytes, who shares them, and which take a gradient."""
 
@@ -305,6 +313,7 @@ class _Memory:
         self.size = (batch, height, width, TRUTH)
         self.bases: dict[Value, Value] = {}
         self.gradient: set[str] = set()
+        self.saved: set[Value] = set()
         for node in graph.nodes:
             if node.op in RULES and RULES[node.op].view:
                 self.bases[Value(node.name)] = self.base(node.operands[0])
@@ -331,6 +340,19 @@ class _Memory:
     def sized(self, node: Node) -> Sized:
         operands = {port: tuple(map(self.shape, flatten(values))) for port, values in node.inputs}
         return Sized(node, operands, tuple(self.shape(Value(node.name, i)) for i in range(len(node.types))))
+
+    def cost(self, node: Node) -> Cost:
+        """What a node costs. Asked in order: a tensor that several nodes keep counts for the first."""
+        sized = self.sized(node)
+        rule = RULES.get(node.op, Rule())
+        macs = rule.macs(sized)
+        made = 0 if rule.view else sum(self.bytes(Value(node.name, i)) for i in range(len(node.types)))
+        kept = 0
+        if self.needs_gradient(Value(node.name)):
+            keeps = {self.base(value) for value in rule.saves(node, self.needs_gradient)} - self.saved
+            kept = sum(map(self.bytes, keeps)) + rule.extra(sized)
+            self.saved |= keeps
+        return Cost(macs, 2 * macs + rule.other(sized), made, kept)
 
     def peak(self) -> int:
         """The most bytes alive at a time, when the nodes run in order and every tensor goes after its last use."""
