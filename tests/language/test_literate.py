@@ -1,0 +1,24 @@
+"""Runs the literate cases of this folder and of the documentation."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+from harness import Case, cases, run
+
+HERE = Path(__file__).parent
+FILES = [*sorted(HERE.glob("*.md")), HERE.parents[1] / "docs" / "language.md", HERE.parents[1] / "README.md"]
+CASES = [case for file in FILES if file.exists() for case in cases(file)]
+
+
+@pytest.mark.parametrize("case", CASES, ids=[c.name for c in CASES])
+def test_case(case: Case, tmp_path: Path) -> None:
+    run(case, tmp_path)
+
+
+def test_the_specification_has_cases() -> None:
+    assert sum(c.name.startswith("language:") for c in CASES) >= 15
