@@ -121,7 +121,8 @@ def anchors(attrs: Mapping[str, object], height: int, width: int) -> np.ndarray:
     scales = np.array(numbers(attrs["scales"]))[None, :]
     half_height = (base * root * scales).reshape(-1) / 2
     half_width = (base / root * scales).reshape(-1) / 2
-    y = (np.arange(height) + number(attrs["offset"]))[:, None, None] * step
-    x = (np.arange(width) + number(attrs["offset"]))[None, :, None] * step
+    centre = number(attrs["offset"]) * base
+    y = np.arange(height)[:, None, None] * step + centre
+    x = np.arange(width)[None, :, None] * step + centre
     corners = np.broadcast_arrays(x - half_width, y - half_height, x + half_width, y + half_height)
     return np.stack(corners, axis=-1).reshape(-1, 4).astype(np.float32)

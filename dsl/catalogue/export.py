@@ -61,8 +61,8 @@ UNKNOWN_ARCH = Kind(
     "unknown-arch",
     """`--arch` names a processor that the compiler does not know.
 
-For llvm it is a name that LLVM has for a processor (`haswell`, `skylake-avx512`, `znver4`); without it, the processor of this
-machine is taken. For cuda it is a compute capability: `sm_80`, `sm_90`.""",
+For llvm it is a name that LLVM has for a processor (`haswell`, `skylake-avx512`, `znver4`); without it, the processor
+of this machine is taken. For cuda it is a compute capability: `sm_80`, `sm_90`.""",
 )
 
 NOT_AN_ARTIFACT = Kind(

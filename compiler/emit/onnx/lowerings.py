@@ -155,14 +155,20 @@ def _split(b: Builder, node: Node) -> str:
 
 @lowering("select_top")
 def _select_top(b: Builder, node: Node) -> tuple[str, ...]:
-    n, _, classes = b.shape(node.operands[0])
+    """The best rows by their best class first: those among the best have theirs among the best, which leaves less to
+    sort."""
+    (x,) = _inputs(b, node)
+    n, candidates, classes = b.shape(node.operands[0])
     count = node.type.at(b.static.batch, b.static.height, b.static.width)[1]
-    flat = b.apply("Reshape", *_inputs(b, node), b.integers(n, -1))
+    best = b.apply("ReduceMax", x, axes=[2], keepdims=0)
+    _, row = b.apply("TopK", best, b.integers(min(count, candidates)), outputs=2, axis=1)
+    flat = b.apply("Reshape", _rows(b, x, row), b.integers(n, -1))
     scores, position = b.apply("TopK", flat, b.integers(count), outputs=2, axis=1)
     above = b.apply("Greater", scores, b.constant(number(node.attrs["threshold"])))
     kept = b.apply("Where", above, scores, b.constant(0.0))
     per_row = b.constant(classes, np.int64)
-    return kept, b.apply("Div", position, per_row), b.apply("Mod", position, per_row)
+    index = b.apply("GatherElements", row, b.apply("Div", position, per_row), axis=1)
+    return kept, index, b.apply("Mod", position, per_row)
 
 
 @lowering("gather_rows")

@@ -1,0 +1,108 @@
+"""From a graph to a shared library of machine code."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import tvm
+from tvm import relax, tirx
+
+from detc.compiler.emit.tvm import cuda
+from detc.compiler.emit.tvm.cpu import Cpu, Registers, schedule
+from detc.compiler.emit.tvm.gpu import Gpu
+from detc.compiler.emit.tvm.module import Program, program
+from detc.dsl.catalogue.export import NO_LINKER, UNKNOWN_ARCH
+from detc.dsl.diagnostics import DiagnosticError
+
+if TYPE_CHECKING:
+    from detc.compiler.graph import Graph
+    from detc.compiler.passes import Weights
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """A compiled detector.
+
+    `library` is a shared library with a TVM virtual machine's executable. Its functions are those of `module.Program`;
+    `functions` names the arrays that each takes after its inputs, which are in `parameters`. `heads` names the results
+    of `network`. `arch` is the processor; `features` are the instruction sets that it must have.
+    """
+
+    library: bytes
+    parameters: Mapping[str, np.ndarray]
+    functions: Mapping[str, tuple[str, ...]]
+    heads: tuple[str, ...]
+    target: str
+    arch: str
+    features: tuple[str, ...] = ()
+
+
+def build_llvm(
+    graph: Graph, weights: Weights, *, batch: int, height: int, width: int, arch: str | None = None
+) -> Kernels:
+    """Machine code for a processor that LLVM knows by the name `arch`; without one, for that of this machine.
+
+    Raises DiagnosticError where an op has no lowering, the processor is unknown, or there is no linker.
+    """
+    codegen = tvm.target.codegen
+    arch = arch or codegen.llvm_get_system_cpu()
+    triple = codegen.llvm_get_system_triple()
+    if not codegen.llvm_is_valid_cpu(arch, triple):
+        raise DiagnosticError(UNKNOWN_ARCH.at(None, f"LLVM knows no {triple.split('-')[0]} processor {arch}"))
+    target = tvm.target.Target({"kind": "llvm", "mcpu": arch})
+    registers = Registers.of(target)
+    emitted = program(graph, weights, Cpu(registers), batch=batch, height=height, width=width)
+    transform = relax.transform
+    with target:
+        module = tvm.transform.Sequential(
+            [
+                relax.backend.DispatchSortScan(),
+                transform.LegalizeOps(),
+                transform.AnnotateTIROpPattern(),
+                transform.FuseOps(),
+                transform.FuseTIR(),
+                transform.DeadCodeElimination(),
+            ]
+        )(emitted.module)
+        executable = tvm.compile(_scheduled(module, registers), target=target)
+    features = tuple(sorted(f for f in codegen.llvm_get_cpu_features(target) if f.startswith("avx") or f == "fma"))
+    return _kernels(emitted, _linked(executable), "llvm", arch, features)
+
+
+def build_cuda(graph: Graph, weights: Weights, *, batch: int, height: int, width: int, arch: str = "sm_90") -> Kernels:
+    """Machine code for an NVIDIA GPU of compute capability `arch`. Needs nvcc; needs no GPU and no driver.
+
+    Raises DiagnosticError where an op has no lowering, nvcc is missing, or it fails.
+    """
+    emitted = program(graph, weights, Gpu(), batch=batch, height=height, width=width)
+    return _kernels(emitted, cuda.compile_module(emitted.module, arch), "cuda", arch, ())
+
+
+def _kernels(emitted: Program, library: bytes, target: str, arch: str, features: tuple[str, ...]) -> Kernels:
+    return Kernels(library, emitted.parameters, emitted.functions, emitted.heads, target, arch, features)
+
+
+def _scheduled(module: tvm.IRModule, registers: Registers) -> tvm.IRModule:
+    """The module with every function scheduled that is not marked as being so."""
+    functions = {}
+    for name, function in module.functions.items():
+        if isinstance(function, tirx.PrimFunc) and "tirx.is_scheduled" not in function.attrs:
+            functions[name] = schedule(function, registers).with_attrs(dict(function.attrs.items()))
+        else:
+            functions[name] = function
+    return tvm.IRModule(functions, attrs=module.attrs)
+
+
+def _linked(executable: relax.VMExecutable) -> bytes:
+    with tempfile.TemporaryDirectory(prefix="detc-") as folder:
+        path = Path(folder) / "model.so"
+        try:
+            executable.export_library(str(path))
+        except (RuntimeError, ValueError, OSError) as error:
+            raise DiagnosticError(NO_LINKER.at(None, f"linking the kernels failed: {error}")) from None
+        return path.read_bytes()

@@ -1,0 +1,206 @@
+"""Convolutions and loops for `--target llvm`, scheduled by rule: no tuning, the same code every time.
+
+TVM's own CPU lowering of a convolution has no schedule at all and runs at about 1 GFLOP/s on one thread. Here a
+convolution reads an NHWC input and weights packed by tiles of output channels, and computes a tile of `columns`
+neighbouring pixels by `channels` output channels in registers, over the whole reduction; the bias, residual sum and
+activation that follow are applied to the tile before it is stored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import tvm
+from tvm import relax, te, tirx, topi
+from tvm.s_tir import Schedule
+
+from detc.compiler.emit.static import pair
+from detc.compiler.emit.tvm.module import OPAQUE, Builder
+from detc.compiler.emit.tvm.suppress import on_cpu
+from detc.compiler.graph import Node
+
+# The block that the schedule below looks for.
+_CONV = "packed_conv"
+
+
+@dataclass(frozen=True)
+class Registers:
+    """The vector registers of a processor: how many there are, and how many float32 each holds."""
+
+    lanes: int
+    count: int
+
+    @staticmethod
+    def of(target: tvm.target.Target) -> Registers:
+        """Those of an llvm target."""
+        features = tvm.target.codegen.llvm_get_cpu_features(target)
+        if "avx512f" in features:
+            return Registers(16, 32)
+        if "avx2" in features:
+            return Registers(8, 16)
+        return Registers(4, 32 if "neon" in features else 16)
+
+    def channels(self, out: int) -> int:
+        """Output channels of a tile for a convolution with `out` of them (per group): a divisor of `out`."""
+        most = 4 if self.count == 32 else 2
+        whole = [self.lanes * vectors for vectors in range(most, 0, -1)]
+        parts = [lanes for lanes in (12, 8, 6, 4, 3, 2) if lanes < self.lanes]
+        return next((c for c in (*whole, *parts) if out % c == 0), 1)
+
+    def columns(self, channels: int, width: int) -> int:
+        """Columns of a tile: as many as registers hold beside one column of weights, and as little as possible wasted
+        on columns beyond `width`."""
+        vectors = max(1, channels // self.lanes)
+        most = min((self.count - vectors - 1) // vectors, 12)
+        return max(range(1, most + 1), key=lambda n: (width / (-(-width // n) * n) * min(1.0, 0.4 + 0.6 * n / most), n))
+
+
+@dataclass(frozen=True)
+class Cpu:
+    """The backend of `--target llvm`."""
+
+    registers: Registers
+    name = "llvm"
+
+    def conv(self, b: Builder, node: Node, x: relax.Var) -> relax.Var:
+        stride, padding, dilation = (pair(node.attrs[name]) for name in ("stride", "padding", "dilation"))
+        groups = node.attrs["groups"]
+        assert isinstance(groups, int)
+        packed = pack(b.weight(node, "weight"), groups, self.registers)
+        width = node.type.at(b.static.batch, b.static.height, b.static.width)[3]
+        columns = self.registers.columns(packed.shape[-1], width)
+        weight = b.parameter(node.weights["weight"], packed)
+        return b.compute(conv, x, weight, stride, padding, dilation, groups, columns, op_pattern=4)
+
+    def suppress(
+        self, b: Builder, boxes: relax.Var, scores: relax.Var, classes: relax.Var, iou: float, keep: int
+    ) -> Sequence[relax.Var]:
+        return b.several(3, on_cpu, boxes, scores, classes, iou, keep, **OPAQUE)
+
+
+def pack(kernel: np.ndarray, groups: int, registers: Registers) -> np.ndarray:
+    """Weights (O, I, KH, KW) as (O / tile, KH, KW, I, tile), in the order in which the inner loop reads them."""
+    out, per_group, height, width = kernel.shape
+    tile = registers.channels(out // groups)
+    return np.ascontiguousarray(kernel.reshape(out // tile, tile, per_group, height, width).transpose(0, 3, 4, 2, 1))
+
+
+def conv(
+    x: te.Tensor,
+    packed: te.Tensor,
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    dilation: tuple[int, int],
+    groups: int,
+    columns: int,
+) -> te.Tensor:
+    """The convolution of x (N, H, W, C), without bias, as (N, OH, OW, O).
+
+    The rows are computed up to a whole number of tiles, and cut off again by a stage that the schedule inlines.
+    """
+    n, height, width, _ = (int(d) for d in x.shape)
+    tiles, kh, kw, per_group, tile = (int(d) for d in packed.shape)
+    out = tiles * tile
+    oh = (height + 2 * padding[0] - dilation[0] * (kh - 1) - 1) // stride[0] + 1
+    ow = (width + 2 * padding[1] - dilation[1] * (kw - 1) - 1) // stride[1] + 1
+    computed = -(-ow // columns) * columns
+    # Every pixel that a computed cell reads is there; the columns beyond the image are zeros.
+    right = max(0, (computed - 1) * stride[1] + dilation[1] * (kw - 1) + 1 - width - padding[1])
+    if any(padding) or right:
+        x = topi.nn.pad(x, [0, padding[0], padding[1], 0], [0, padding[0], right, 0], name="pad")
+    r, s, c = (te.reduce_axis((0, extent), name) for extent, name in ((kh, "r"), (kw, "s"), (per_group, "c")))
+    tiles_per_group = tiles // groups
+
+    def cell(i: Any, y: Any, v: Any, o: Any) -> Any:
+        first = o // tile // tiles_per_group * per_group if groups > 1 else 0
+        pixel = x[i, y * stride[0] + r * dilation[0], v * stride[1] + s * dilation[1], first + c]
+        return te.sum(pixel * packed[o // tile, r, s, c, o % tile], axis=[r, s, c])
+
+    full = te.compute((n, oh, computed, out), cell, name=_CONV)
+    return te.compute((n, oh, ow, out), lambda i, y, v, o: full[i, y, v, o], name="cut")
+
+
+def schedule(function: tirx.PrimFunc, registers: Registers) -> tirx.PrimFunc:
+    """A fused function made fast: by the rule above if it holds a convolution, else with parallel, vectorised loops."""
+    if function.body.block.name_hint != "root":
+        return function  # one call of a library, such as a sort
+    plan = Schedule(function)
+    blocks = plan.get_child_blocks(plan.get_sblock("root"))
+    names = [plan.get(block).name_hint for block in blocks]
+    if _CONV in names:
+        _schedule_conv(plan, blocks, names, registers)
+    else:
+        for block in blocks:
+            _schedule_loops(plan, block, registers)
+    return plan.mod["main"]
+
+
+def _schedule_conv(plan: Schedule, blocks: Sequence[Any], names: Sequence[str], registers: Registers) -> None:
+    main = blocks[names.index(_CONV)]
+    *middle, last = [block for block, name in zip(blocks, names, strict=True) if name not in (_CONV, "pad")]
+    for block in middle:
+        plan.compute_inline(block)
+    _, height, width, out = (int(plan.get(loop).extent) for loop in plan.get_loops(last))
+    computed = int(plan.get(plan.get_loops(main)[2]).extent)
+    reads = plan.get(main).reads
+    tile = int(reads[1].source.shape[-1])
+    columns = registers.columns(tile, width)
+    assert computed == -(-width // columns) * columns, "packed for another processor"
+    rows = next(r for r in (4, 2, 1) if height % r == 0 and (height // r * (out // tile) >= 8 or r == 1))
+
+    n, y, v, o = plan.get_loops(last)
+    y_outer, y_inner = plan.split(y, [None, rows])
+    v_outer, v_inner = plan.split(v, [None, columns])
+    o_outer, o_inner = plan.split(o, [None, tile])
+    plan.reorder(n, y_outer, o_outer, y_inner, v_outer, v_inner, o_inner)
+    plan.parallel(plan.fuse(n, y_outer, o_outer))
+    plan.unroll(v_inner)
+    plan.compute_at(main, v_outer, preserve_unit_loops=True)
+    r, s, c = plan.get_loops(main)[-3:]
+    *_, column, channel = plan.get_loops(main)[:-3]
+    plan.reorder(r, s, c, column, channel)
+    _vectorize(plan, channel, tile, registers)
+    plan.unroll(column)
+    plan.set_scope(main, 0, "local")
+    start = plan.decompose_reduction(main, r)
+    for loop in plan.get_loops(start)[3:-1]:
+        plan.unroll(loop)
+    _vectorize(plan, plan.get_loops(last)[-1], tile, registers)
+    if "pad" in names:
+        _schedule_loops(plan, blocks[names.index("pad")], registers)
+
+
+def _vectorize(plan: Schedule, loop: Any, extent: int, registers: Registers) -> None:
+    """Vector instructions over a loop, as many after one another as it takes."""
+    lanes = registers.lanes if extent % registers.lanes == 0 else extent
+    outer, inner = plan.split(loop, [None, lanes])
+    plan.unroll(outer)
+    plan.vectorize(inner)
+
+
+def _schedule_loops(plan: Schedule, block: Any, registers: Registers) -> None:
+    """Parallel outer loops; where the innermost is spatial and wide enough, vectors over it."""
+    spatial = [
+        loop
+        for loop, var in zip(plan.get_loops(block), plan.get(block).iter_vars, strict=True)
+        if var.iter_type == tirx.IterVar.DataPar
+    ]
+    loops = plan.get_loops(block)
+    if not spatial:
+        return
+    if len(spatial) < len(loops):
+        plan.parallel(plan.fuse(*spatial[:-1]) if len(spatial) > 1 else spatial[0])
+        if len(spatial) > 1 and int(plan.get(spatial[-1]).extent) % registers.lanes == 0:
+            outer, inner = plan.split(spatial[-1], [None, registers.lanes])
+            plan.reorder(outer, *loops[len(spatial) :], inner)
+            plan.vectorize(inner)
+        return
+    if len(loops) == 1 or int(plan.get(loops[-1]).extent) % registers.lanes != 0:
+        plan.parallel(plan.fuse(*loops))
+        return
+    plan.parallel(plan.fuse(*loops[:-1]))
+    outer, inner = plan.split(loops[-1], [None, registers.lanes])
+    plan.vectorize(inner)

@@ -1,0 +1,309 @@
+"""Exported detectors: one `.detc` file each, written by `detc export`, run without torch and without a compiler.
+
+    from detc.runtime.artifact import Artifact
+
+    detector = Artifact.load("model.detc")
+    found = detector(image)                   # (N, 3, H, W) float32, normalised as detector.manifest["preprocessing"]
+    says found["boxes"], found["scores"], found["classes"]
+
+A `.detc` file is a zip archive without compression. `manifest.json` says what is in it (see
+`detc.runtime.export.manifest`), with the SHA-256 of every other member: `model.onnx`, or `kernels.so` and
+`weights.safetensors`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import importlib.util
+import json
+import platform
+import tempfile
+import zipfile
+from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from detc.compiler.emit.tvm import settle_threads
+from detc.dsl.catalogue.export import (
+    ARTIFACT_DAMAGED,
+    ARTIFACT_ELSEWHERE,
+    ARTIFACT_VERSION,
+    NOT_AN_ARTIFACT,
+    WRONG_INPUT,
+)
+from detc.dsl.diagnostics import DiagnosticError, Kind
+from detc.runtime.files import write_whole
+
+if TYPE_CHECKING:
+    from detc.runtime.predict import Predictor
+
+FORMAT = 1
+OUTPUTS = ("boxes", "scores", "classes")
+
+_MANIFEST = "manifest.json"
+# Of DLPack: what a device is called in a virtual machine's set-up, and its pooled allocator.
+_CPU, _CUDA, _POOLED = 1, 2, 2
+# The attribute of a device that says whether it is there.
+_EXISTS = 0
+
+
+class Engine(Protocol):
+    """Runs a compiled detector."""
+
+    def __call__(self, image: np.ndarray) -> dict[str, np.ndarray]:
+        """Boxes, scores and classes of a whole batch."""
+        ...
+
+
+class OnnxEngine:
+    """An ONNX model under ONNX Runtime, on the CPU."""
+
+    def __init__(self, model: bytes) -> None:
+        import onnxruntime
+
+        self._session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+        self._names = [output.name for output in self._session.get_outputs()]
+
+    def __call__(self, image: np.ndarray) -> dict[str, np.ndarray]:
+        return dict(zip(self._names, self._session.run(self._names, {"image": image}), strict=True))
+
+
+class TvmEngine:
+    """Kernels under TVM's virtual machine: needs the runtime's libraries alone.
+
+    `functions` names the arrays that each function of the library takes after its inputs.
+    """
+
+    def __init__(
+        self,
+        library: bytes,
+        parameters: Mapping[str, np.ndarray],
+        functions: Mapping[str, Sequence[str]],
+        target: str,
+    ) -> None:
+        ffi = _tvm_runtime(target)
+        self._kind = _CUDA if target == "cuda" else _CPU
+        self._device = ffi.device("cuda" if target == "cuda" else "cpu", 0)
+        with tempfile.NamedTemporaryFile(prefix="detc-", suffix=".so") as file:
+            file.write(library)
+            file.flush()
+            self._module = ffi.load_module(file.name)
+        self._machine = self._module["vm_load_executable"]()
+        host = (_CPU, 0, _POOLED)
+        self._machine["vm_initialization"](*((_CUDA, 0, _POOLED, *host) if target == "cuda" else host))
+        self._ffi = ffi
+        tensors = {name: self._put(array) for name, array in parameters.items()}
+        self._arguments = {name: [tensors[key] for key in keys] for name, keys in functions.items()}
+
+    def __call__(self, image: np.ndarray) -> dict[str, np.ndarray]:
+        return dict(zip(OUTPUTS, self.call("main", image), strict=True))
+
+    def call(self, function: str, *inputs: np.ndarray) -> list[np.ndarray]:
+        """The results of one of the library's functions."""
+        results = self._machine[function](*(self._put(array) for array in inputs), *self._arguments[function])
+        return [self._take(result) for result in results]
+
+    def _put(self, array: np.ndarray) -> Any:
+        array = np.ascontiguousarray(array)
+        shape, dtype = self._ffi.Shape(array.shape), self._ffi.dtype(str(array.dtype))
+        tensor = self._ffi.get_global_func("runtime.TVMTensorAllocWithScope")(shape, dtype, self._device, None)
+        pointer = ctypes.c_void_p(array.ctypes.data)
+        self._ffi.get_global_func("runtime.TVMTensorCopyFromBytes")(tensor, pointer, array.nbytes)
+        return tensor
+
+    def _take(self, tensor: Any) -> np.ndarray:
+        array = np.empty(tuple(tensor.shape), str(tensor.dtype))
+        pointer = ctypes.c_void_p(array.ctypes.data)
+        self._ffi.get_global_func("runtime.TVMTensorCopyToBytes")(tensor, pointer, array.nbytes)
+        return array
+
+
+class Artifact:
+    """An exported detector, loaded and ready."""
+
+    def __init__(self, manifest: Mapping[str, Any], engine: Engine) -> None:
+        self.manifest = manifest
+        self._engine = engine
+
+    @property
+    def name(self) -> str:
+        """The detector's name."""
+        name: str = self.manifest["detector"]
+        return name
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of the classes, in the order of their numbers."""
+        return list(self.manifest["classes"])
+
+    @property
+    def image_shape(self) -> tuple[int, int, int, int]:
+        """(N, 3, H, W): the only batch and size it takes."""
+        n, channels, height, width = self.manifest["inputs"][0]["shape"]
+        return n, channels, height, width
+
+    def __call__(self, image: np.ndarray) -> dict[str, np.ndarray]:
+        """What is found in images (n, 3, H, W) float32, normalised; n may be less than the artifact's batch N.
+
+        Returns `boxes` (n, K, 4) float32 in pixels as x1, y1, x2, y2, `scores` (n, K) float32 and `classes` (n, K)
+        int64, sorted by score; absent ones have score 0 and class -1.
+
+        Raises:
+            DiagnosticError: wrong-artifact-input.
+        """
+        n, *rest = self.image_shape
+        if image.dtype != np.float32 or image.ndim != 4 or [*image.shape[1:]] != rest or not 1 <= len(image) <= n:
+            shape = "x".join(map(str, image.shape))
+            wanted = "x".join(map(str, self.image_shape))
+            summary = f"{self.name} takes float32 {wanted}, and not {image.dtype} {shape}"
+            raise DiagnosticError(WRONG_INPUT.at(None, summary))
+        count = len(image)
+        if count < n:
+            image = np.concatenate([image, np.zeros((n - count, *rest), np.float32)])
+        return {name: value[:count] for name, value in self._engine(image).items()}
+
+    def predictor(self) -> Predictor:
+        """This detector with what belongs before and after it: pictures in, boxes in their pixels out.
+
+        Images are fitted into the artifact's size, keeping their ratio.
+        """
+        from detc.runtime.data.preprocess import Preprocess
+        from detc.runtime.data.transforms import Normalize, Resize
+        from detc.runtime.predict import Predictor
+
+        _, _, height, width = self.image_shape
+        fields = {k: v for k, v in self.manifest["preprocessing"]["normalize"].items() if k != "record"}
+        return Predictor(
+            self,
+            Preprocess(Resize((width, height)), Normalize(**fields), 1, fixed=(width, height)),
+            tuple(self.classes),
+        )
+
+    @classmethod
+    def load(cls, path: str | Path) -> Artifact:
+        """Reads an artifact and checks every byte of it.
+
+        Raises:
+            DiagnosticError: not-an-artifact, artifact-damaged, artifact-version, or artifact-for-another-machine.
+        """
+        path = Path(path)
+        manifest, members = _read(path)
+        target = manifest["target"]
+        if target == "onnx":
+            return cls(manifest, OnnxEngine(members["model.onnx"]))
+        _require_machine(path, manifest)
+        from safetensors.numpy import load
+
+        parameters = load(members["weights.safetensors"])
+        return cls(manifest, TvmEngine(members["kernels.so"], parameters, manifest["functions"], target))
+
+
+def write(path: Path, manifest: Mapping[str, Any], members: Mapping[str, bytes]) -> None:
+    """Writes an artifact whole or not at all. The manifest gets its `format` and the members' sizes and hashes here.
+
+    Raises:
+        DiagnosticError: cannot-write.
+    """
+    files = {name: {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in members.items()}
+    text = json.dumps({"format": FORMAT, **manifest, "files": files}, indent=1)
+
+    def fill(temporary: Path) -> None:
+        with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
+            archive.writestr(_entry(_MANIFEST), text)
+            for name, data in members.items():
+                archive.writestr(_entry(name), data)
+
+    write_whole(path, fill)
+
+
+def _entry(name: str) -> zipfile.ZipInfo:
+    """An archive member with a date of its own: equal contents make equal files."""
+    return zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """The manifest, and every member it names. Nothing is unpacked to a path that the archive chooses."""
+
+    def wrong(kind: Kind, why: str) -> DiagnosticError:
+        return DiagnosticError(kind.at(None, f"{path}: {why}"))
+
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = {entry.filename: entry for entry in archive.infolist()}
+            if _MANIFEST not in entries:
+                raise wrong(NOT_AN_ARTIFACT, "there is no manifest in it")
+            manifest = json.loads(archive.read(_MANIFEST))
+            if not isinstance(manifest, dict) or "format" not in manifest:
+                raise wrong(NOT_AN_ARTIFACT, "its manifest is not one of detc's")
+            if manifest["format"] != FORMAT:
+                raise wrong(ARTIFACT_VERSION, f"it has format {manifest['format']}; this detc reads {FORMAT}")
+            members = {}
+            for name, described in manifest["files"].items():
+                entry = entries.get(name)
+                if entry is None or entry.compress_type != zipfile.ZIP_STORED or entry.file_size != described["size"]:
+                    raise wrong(ARTIFACT_DAMAGED, f"{name} is missing, or not as large as it should be")
+                members[name] = archive.read(name)
+                if hashlib.sha256(members[name]).hexdigest() != described["sha256"]:
+                    raise wrong(ARTIFACT_DAMAGED, f"the content of {name} has changed")
+    except zipfile.BadZipFile as error:
+        if path.read_bytes()[:4] == b"PK\x03\x04":
+            raise wrong(ARTIFACT_DAMAGED, f"it is cut short or altered ({error})") from None
+        raise wrong(NOT_AN_ARTIFACT, "it is no archive") from None
+    except OSError as error:
+        raise wrong(NOT_AN_ARTIFACT, error.strerror or str(error)) from None
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise wrong(ARTIFACT_DAMAGED, f"its manifest cannot be read ({error!r})") from None
+    return manifest, members
+
+
+def _require_machine(path: Path, manifest: Mapping[str, Any]) -> None:
+    """Raises DiagnosticError where the machine code was made for another machine or another TVM."""
+    here = version("apache-tvm")
+    if manifest["versions"]["tvm"] != here:
+        summary = f"{path}: it was compiled with TVM {manifest['versions']['tvm']}, and {here} is installed"
+        raise DiagnosticError(ARTIFACT_VERSION.at(None, summary))
+    missing = sorted(set(manifest["features"]) - _features()) if manifest["target"] == "llvm" else []
+    if manifest["machine"] != platform.machine() or missing:
+        what = f"{manifest['machine']} with {', '.join(missing)}" if missing else manifest["machine"]
+        summary = f"{path}: it is compiled for {manifest['arch']} ({what}), which this processor is not"
+        raise DiagnosticError(ARTIFACT_ELSEWHERE.at(None, summary))
+
+
+def _features() -> set[str]:
+    """The instruction sets of this processor, named as LLVM does."""
+    try:
+        text = Path("/proc/cpuinfo").read_text("utf-8")
+    except OSError:
+        return set()
+    line = next((line for line in text.splitlines() if line.startswith(("flags", "Features"))), "")
+    return {flag.replace("_", "") for flag in line.partition(":")[2].split()}
+
+
+@cache
+def _tvm_runtime(target: str) -> Any:
+    """tvm_ffi, with the libraries of TVM's runtime loaded beside it.
+
+    Raises:
+        DiagnosticError: artifact-for-another-machine, where the target is cuda and its driver is not there.
+    """
+    settle_threads()
+    import tvm_ffi
+
+    found = importlib.util.find_spec("tvm")
+    assert found is not None and found.submodule_search_locations is not None
+    folder = Path(found.submodule_search_locations[0]) / "lib"
+    names = ["libtvm_runtime.so", "libtvm_runtime_extra.so", *(["libtvm_runtime_cuda.so"] if target == "cuda" else [])]
+    for name in names:
+        try:
+            ctypes.CDLL(str(folder / name), ctypes.RTLD_GLOBAL)
+        except OSError as error:
+            summary = f"TVM's runtime for {target} does not load: {error}"
+            raise DiagnosticError(ARTIFACT_ELSEWHERE.at(None, summary)) from None
+    if target == "cuda" and not tvm_ffi.get_global_func("runtime.GetDeviceAttr")(_CUDA, 0, _EXISTS):
+        raise DiagnosticError(ARTIFACT_ELSEWHERE.at(None, "there is no NVIDIA GPU here"))
+    return tvm_ffi
