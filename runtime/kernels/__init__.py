@@ -32,35 +32,37 @@ from detc.runtime.kernels.losses import focal_loss, l1_loss, smooth_l1_loss
 from detc.runtime.kernels.select import gather_rows, nms, select_top
 from detc.runtime.kernels.targets import assign_max_iou
 
+_OWN = (
+    Conv2d,
+    BatchNorm2d,
+    max_pool,
+    global_avg_pool,
+    global_max_pool,
+    resize,
+    upsample,
+    crop,
+    concat,
+    split,
+    per_anchor,
+    anchor_grid,
+    encode_delta,
+    decode_delta,
+    assign_max_iou,
+    focal_loss,
+    l1_loss,
+    smooth_l1_loss,
+    select_top,
+    gather_rows,
+    nms,
+)
+for _kernel in _OWN:
+    # Emitted code names kernels by their module and name: this one is shorter, and stays when a kernel moves file.
+    _kernel.__module__ = __name__
+
 KERNELS: Mapping[str, Callable[..., Any]] = {
     "add": operator.add,
     "mul": operator.mul,
     "relu": torch.relu,
     "sigmoid": torch.sigmoid,
-    **{
-        kernel.__name__: kernel
-        for kernel in (
-            Conv2d,
-            BatchNorm2d,
-            max_pool,
-            global_avg_pool,
-            global_max_pool,
-            resize,
-            upsample,
-            crop,
-            concat,
-            split,
-            per_anchor,
-            anchor_grid,
-            encode_delta,
-            decode_delta,
-            assign_max_iou,
-            focal_loss,
-            l1_loss,
-            smooth_l1_loss,
-            select_top,
-            gather_rows,
-            nms,
-        )
-    },
+    **{kernel.__name__: kernel for kernel in _OWN},
 }

@@ -10,14 +10,16 @@ from torch import Tensor
 
 
 def anchor_grid(
-    like: Tensor, *, scales: Sequence[float], ratios: Sequence[float], base: float, offset: float, step: float
+    like: Tensor, *, scales: Sequence[float], ratios: Sequence[float], base: float | None, offset: float, step: float
 ) -> Tensor:
     """The anchors of a feature `like` (N, C, H, W): (H * W * A, 4) boxes, rows in the order y, x, anchor.
 
     A cell has one anchor for each ratio and, within it, each scale: of height base * scale * sqrt(ratio) and width
-    base * scale / sqrt(ratio), centred at offset * base from the cell's corner. Cells are `step` pixels apart.
+    base * scale / sqrt(ratio), centred at offset * base from the cell's corner. Cells are `step` pixels apart, which is
+    also the base where that is None.
     Ren et al., Faster R-CNN, 2015, section 3.1.1; the conventions are those of RetinaNet's published weights.
     """
+    base = step if base is None else base
     # Single precision throughout, an operation at a time: where several anchors overlap an object equally, which of
     # them is the best, and so a positive, is decided by the last bit.
     root = torch.tensor(ratios, dtype=torch.float32, device=like.device).sqrt()
