@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from math import lcm
 from typing import Literal
 
@@ -72,7 +72,7 @@ def add(a: Size, b: Size) -> Size:
             assert not isinstance(inner, str) and isinstance(divisor, int)
             return floordiv(add(inner, b * divisor), divisor)
         return Dim("+", (a, b))
-    terms = (a.operands if a.operator == "+" else (a,)) + (b.operands if b.operator == "+" else (b,))
+    terms = _operands("+", a) + _operands("+", b)
     constant = sum(t for t in terms if isinstance(t, int))
     symbolic = tuple(t for t in terms if not isinstance(t, int))
     return Dim("+", (*symbolic, constant) if constant else symbolic)
@@ -93,12 +93,17 @@ def mul(a: Size, b: Size) -> Size:
         if b.operator == "*":
             return Dim("*", (a, *b.operands))
         return Dim("*", (a, b))
-    factors = (a.operands if a.operator == "*" else (a,)) + (b.operands if b.operator == "*" else (b,))
+    factors = _operands("*", a) + _operands("*", b)
     constant = 1
     for factor in factors:
         if isinstance(factor, int):
             constant *= factor
     return mul(constant, Dim("*", tuple(f for f in factors if not isinstance(f, int))))
+
+
+def _operands(operator: Operator, dim: Dim | int) -> tuple[Dim | int | str, ...]:
+    """What `operator` joins in `dim`: its operands, or `dim` alone."""
+    return dim.operands if isinstance(dim, Dim) and dim.operator == operator else (dim,)
 
 
 def floordiv(a: Size, b: int) -> Size:
@@ -159,14 +164,14 @@ def join_divisors(a: int, b: int) -> int:
 _PROBES = [(1, 1, 2, 3), (2, 3, 5, 1), (3, 7, 4, 2), (1, 12, 9, 5), (2, 31, 17, 7), (5, 64, 37, 1), (1, 113, 96, 4)]
 
 
-@lru_cache(maxsize=None)
+@cache
 def _function(dim: Dim) -> Callable[[int, int, int, int], int]:
     """The expression as a function of (n, h, w, g)."""
     operands = dim.operands
     if dim.operator == "var":
         index = "NHWG".index(str(operands[0]))
         return lambda *values: values[index]
-    parts = [(lambda *_, v=o: v) if isinstance(o, int) else _function(o) for o in operands]  # type: ignore[arg-type,misc]
+    parts = [(lambda *_, v=o: v) if isinstance(o, int) else _function(o) for o in operands]
     if dim.operator == "+":
         return lambda *v: sum(p(*v) for p in parts)
     if dim.operator == "//":
@@ -183,7 +188,7 @@ def _function(dim: Dim) -> Callable[[int, int, int, int], int]:
     return product
 
 
-@lru_cache(maxsize=None)
+@cache
 def _text(dim: Dim) -> str:
     operands = dim.operands
     match dim.operator:

@@ -168,9 +168,7 @@ class Graph:
             for c in self.calls
         )
         kept = {v: self.views[v] for v in views if v in self.views}
-        return Graph(
-            self.name, inputs, nodes, weights, kept, tuple(c for c in calls if c.outputs), self.size_divisor
-        )
+        return Graph(self.name, inputs, nodes, weights, kept, tuple(c for c in calls if c.outputs), self.size_divisor)
 
     def replaced(self, **changes: object) -> Graph:
         """This graph with the given constructor arguments changed."""

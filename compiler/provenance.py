@@ -136,5 +136,3 @@ def shown(value: Any) -> str:
         case DetectorValue():
             return value.declaration.name
     return str(value)
-
-

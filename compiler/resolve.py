@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from detc.compiler.evaluate import BUILTINS, TYPE_NAMES
+from detc.compiler.builtins import BUILTINS
 from detc.compiler.modules import Module
+from detc.compiler.parameters import TYPE_NAMES
 from detc.dsl import tree as t
 from detc.dsl.catalogue import names
 from detc.dsl.diagnostics import Diagnostic, Label, suggest

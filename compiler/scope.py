@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -145,3 +145,24 @@ def levels_text(items: tuple[int, ...]) -> str:
     if len(items) > 1 and items[-1] - items[0] + 1 == len(items):
         return f"{items[0]}..{items[-1]}"
     return ", ".join(str(i) for i in items)
+
+
+def tensors(value: Any) -> tuple[Tensor, ...]:
+    """One tensor, or those of a list or pyramid, in order."""
+    if isinstance(value, Tensor):
+        return (value,)
+    items = value.entries.values() if isinstance(value, Pyramid) else value
+    return tuple(x for item in items for x in tensors(item))
+
+
+def leaves(value: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[tuple[str | int, ...], Value]]:
+    """All tensors of a value with the way to each."""
+    match value:
+        case Tensor():
+            yield path, value.value
+        case Pyramid() | Bundle():
+            for key, item in value.entries.items():
+                yield from leaves(item, (*path, key))
+        case tuple():
+            for index, item in enumerate(value):
+                yield from leaves(item, (*path, index))

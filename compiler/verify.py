@@ -16,7 +16,7 @@ def verify(graph: Graph) -> Graph:
     Raises:
         GraphError: naming the first node that breaks a rule.
     """
-    outputs = {name: 1 for name in graph.inputs}
+    outputs = dict.fromkeys(graph.inputs, 1)
     owners: dict[str, tuple[str, object]] = {}
     for node in graph.nodes:
         for value in node.operands:
@@ -28,7 +28,9 @@ def verify(graph: Graph) -> Graph:
                 raise GraphError(f"{node.name} uses the weight {key}, which does not exist")
             owner = owners.setdefault(key, (node.op, name))
             if owner != (node.op, name):
-                raise GraphError(f"{key} is the {name} of {node.op} in {node.name}, and {owner[1]} of {owner[0]} elsewhere")
+                raise GraphError(
+                    f"{key} is the {name} of {node.op} in {node.name}, and {owner[1]} of {owner[0]} elsewhere"
+                )
         outputs[node.name] = len(node.types)
     for key, weight in graph.weights.items():
         if weight.key != key:

@@ -33,10 +33,19 @@ class Kind:
             raise ValueError(f"{self.code} is declared twice")
         KINDS[self.code] = self
 
-    def at(self, span: Span | None, summary: str, *, label: str = "", detail: str = "", **more: object) -> Diagnostic:
-        """A diagnostic of this kind whose culprit is `span`, labelled there with `label`."""
-        labels = (Label(span, label),) if span is not None else ()
-        return Diagnostic(self, summary, detail, labels + tuple(more.pop("labels", ())), **more)  # type: ignore[arg-type]
+    def at(
+        self,
+        span: Span | None,
+        summary: str,
+        *,
+        label: str = "",
+        detail: str = "",
+        labels: tuple[Label, ...] = (),
+        notes: tuple[str, ...] = (),
+    ) -> Diagnostic:
+        """A diagnostic of this kind whose culprit is `span`, labelled there with `label`; `labels` are further places."""
+        first = (Label(span, label),) if span is not None else ()
+        return Diagnostic(self, summary, detail, (*first, *labels), notes)
 
 
 @dataclass(frozen=True, slots=True)

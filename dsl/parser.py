@@ -237,15 +237,12 @@ def _check_depth(source: Source, root: t.Declaration) -> None:
         if isinstance(node, t.Tree):
             if depth > MAXIMUM_DEPTH * 2:
                 raise DiagnosticError(_too_deep(Span(source, node.start, node.start + 1)))
-            stack.extend((getattr(node, name), depth + 1) for name in _children(type(node)))
+            stack.extend((getattr(node, f.name), depth + 1) for f in fields(node) if f.name not in _LEAVES)
         elif isinstance(node, list | tuple):
             stack.extend((item, depth) for item in node)
 
 
-@cache
-def _children(kind: type[t.Tree]) -> tuple[str, ...]:
-    plain = {"start", "end", "name", "name_start", "source", "doc", "kind"}
-    return tuple(f.name for f in fields(kind) if f.name not in plain)
+_LEAVES = {"start", "end", "name", "name_start", "source", "doc", "kind"}
 
 
 # ---- building the tree ----------------------------------------------------------------------------------------------

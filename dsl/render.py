@@ -80,7 +80,7 @@ def count(diagnostics: Iterable[Diagnostic]) -> str:
     severities = [d.severity for d in diagnostics]
     parts = []
     for severity in ("error", "warning"):
-        number = severities.count(severity)  # type: ignore[arg-type]
+        number = severities.count(severity)
         if number:
             parts.append(f"{number} {severity}{'s' if number > 1 else ''}")
     return " and ".join(parts)

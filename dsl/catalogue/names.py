@@ -91,7 +91,9 @@ Right:
 """,
 )
 
-REPEATED_ARGUMENT = Kind("E0209", "repeated-argument", """One argument is given twice, or more arguments than parameters.""")
+REPEATED_ARGUMENT = Kind(
+    "E0209", "repeated-argument", """One argument is given twice, or more arguments than parameters."""
+)
 
 UNKNOWN_OVERRIDE = Kind(
     "E0210",

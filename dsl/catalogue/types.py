@@ -146,7 +146,9 @@ Wrong (the head reads levels 3 to 6 of 3 to 7):
     severity="warning",
 )
 
-NO_RESULT = Kind("E0314", "no-result", """A component ends without `return`, or returns another type than it declares.""")
+NO_RESULT = Kind(
+    "E0314", "no-result", """A component ends without `return`, or returns another type than it declares."""
+)
 
 MISPLACED = Kind(
     "E0315",

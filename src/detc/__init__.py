@@ -1,9 +1,9 @@
 """detc: a compiler for object detectors.
 
-    import detc
+import detc
 
-    detector = detc.load("specs/fpg.det", "retinanet_r50_fpg_crop640_50e")
-    module = detector.module()            # a torch.fx.GraphModule with the published checkpoint's keys
+detector = detc.load("specs/fpg.det", "retinanet_r50_fpg_crop640_50e")
+module = detector.module()            # a torch.fx.GraphModule with the published checkpoint's keys
 """
 
 from detc.dsl.diagnostics import Diagnostic, DiagnosticError

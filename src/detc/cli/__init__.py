@@ -78,7 +78,9 @@ def _run(arguments: list[str]) -> int:
 
     @app.callback()
     def options(
-        version: bool = typer.Option(False, "--version", callback=show_version, is_eager=True, help="Print the version."),
+        version: bool = typer.Option(
+            False, "--version", callback=show_version, is_eager=True, help="Print the version."
+        ),
     ) -> None:
         pass
 

@@ -12,7 +12,9 @@ import typer
 
 def explain(
     subject: Annotated[str, typer.Argument(help="A diagnostic's code or slug, or a spec: SPEC or SPEC:NAME.")],
-    path: Annotated[str | None, typer.Argument(help="With a spec: the path of a value, such as backbone.depth.")] = None,
+    path: Annotated[
+        str | None, typer.Argument(help="With a spec: the path of a value, such as backbone.depth.")
+    ] = None,
 ) -> None:
     """Explain a diagnostic, or who set a value of a detector.
 
