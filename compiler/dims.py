@@ -1,10 +1,9 @@
 """Dimensions of tensors: whole numbers, or expressions over the batch and the image's size.
 
 Spatial sizes are chains of convolutions, poolings and resizings of the image's height H or width W. A chain of
-convolutions and poolings is always floor((H + a) / s), which is kept as that one form, so that most equal sizes are equal
-objects. What remains (a size scaled up again, a product of height and width) is compared by value at many image sizes:
-these functions are piecewise linear or products of such, so agreement at all of them is agreement.
-"""
+convolutions and poolings is always floor((H + a) / s), which is kept as that one form, so that most equal sizes are
+equal objects. What remains (a size scaled up again, a product of height and width) is compared by value at many
+image sizes: these functions are piecewise linear or products of such, so agreement at all of them is agreement."""
 
 from __future__ import annotations
 
@@ -146,7 +145,8 @@ def equal(a: Size, b: Size, divisor: int = 1) -> bool:
 
 
 def divisor_for(a: Size, b: Size, limit: int = 4096) -> int | None:
-    """The least divisor of the image's size, a power of two times at most 3, that makes a and b equal; None if none does."""
+    """The least divisor of the image's size, a power of two times at most 3, that makes a and b equal; None if none
+    does."""
     divisor = 1
     while divisor <= limit:
         if equal(a, b, divisor):

@@ -1,9 +1,8 @@
 """Elaboration: a detector of a spec becomes a graph.
 
-Components are applied in place, loops run, and each application of a primitive adds one node. The language's meaning is in
-layers: frames, parameters, overrides, evaluate (expressions), statements, primitives, and here components and whole
-detectors; what is settled at the end is in settle.
-"""
+Components are applied in place, loops run, and each application of a primitive adds one node. The language's meaning
+is in layers: frames, parameters, overrides, evaluate (expressions), statements, primitives, and here components and
+whole detectors; what is settled at the end is in settle."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from fractions import Fraction
 from typing import Any
 
@@ -314,7 +315,7 @@ class Evaluator(Overrides):
                     result = left**right
         except (OverflowError, ZeroDivisionError):
             raise self.error(types.TOO_LARGE, frame, node, "the number is too large") from None
-        if isinstance(result, complex) or result != result or abs(result) > MAXIMUM_NUMBER:
+        if isinstance(result, complex) or math.isnan(result) or abs(result) > MAXIMUM_NUMBER:
             raise self.error(types.TOO_LARGE, frame, node, "the result is not a number of any use")
         if isinstance(result, Fraction) and operator in ("//", "%") and result.denominator == 1:
             return int(result)
@@ -360,7 +361,7 @@ class Evaluator(Overrides):
                 raise DiagnosticError(
                     names.MISSING_ARGUMENT.at(
                         span,
-                        f"this function takes {len(node.parameters)} values and is given {len(positional) + len(named)}",
+                        f"this function takes {len(node.parameters)} values, not {len(positional) + len(named)}",
                         labels=(Label(frame.span(node), "the function"),),
                     )
                 )

@@ -42,8 +42,8 @@ class Frame:
 
 
 class Context:
-    """What evaluation keeps in mind. The classes built on it add parameters, overrides, expressions, statements and, last,
-    the graph: each in a file of its own."""
+    """What evaluation keeps in mind. The classes built on it add parameters, overrides, expressions, statements and,
+    last, the graph: each in a file of its own."""
 
     def __init__(self, module: Module) -> None:
         self.module = module

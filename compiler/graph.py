@@ -36,9 +36,8 @@ Values = Value | tuple[Value, ...]
 class Weight:
     """A parameter or buffer.
 
-    `key` is its name in the state dict. `init` is the initialiser as (name, parameters...). `trainable` is false where the
-    spec freezes it. `tied` is the key of the weight that this one is a second name of.
-    """
+    `key` is its name in the state dict. `init` is the initialiser as (name, parameters...). `trainable` is false
+    where the spec freezes it. `tied` is the key of the weight that this one is a second name of."""
 
     key: str
     shape: tuple[int, ...]
@@ -78,7 +77,8 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One application of a component: where, of what, and what came out, under names such as "" or "scores" and levels."""
+    """One application of a component: where, of what, and what came out, under names such as "" or "scores" and
+    levels."""
 
     path: str
     component: str

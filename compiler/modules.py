@@ -28,8 +28,8 @@ class Module:
     path: Path
     file: t.File
     names: dict[str, tuple[t.Declaration, Module]] = field(default_factory=dict)
-    # What the typing rules of this file's primitives gave, by declaration, attributes and input types: a detector applies
-    # the same convolution to the same feature type many times, and the detectors of a file share most.
+    # What the typing rules of this file's primitives gave, by declaration, attributes and input types: a detector
+    # applies the same convolution to the same feature type many times, and the detectors of a file share most.
     inferred: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     @property
@@ -222,9 +222,9 @@ def _parser_version() -> bytes:
 
 
 def parse_cached(source: Source) -> t.File:
-    """`parse`, remembering what it made in the user's cache folder, as Python does with its byte code: parsing is most of a
-    check's time. The entry's name is a hash of the text and of the parser, so that a stale entry is never found. A cache
-    that cannot be read or written is done without."""
+    """`parse`, remembering what it made in the user's cache folder, as Python does with its byte code: parsing is
+    most of a check's time. The entry's name is a hash of the text and of the parser, so that a stale entry is never
+    found. A cache that cannot be read or written is done without."""
     if os.environ.get("DETC_NO_CACHE"):
         return parse(source)
     key = hashlib.sha256(_parser_version() + source.text.encode()).hexdigest()

@@ -319,6 +319,6 @@ def has(known: list[str]) -> str:
 
 def _article(word: str) -> str:
     word = {"int": "whole number", "float": "number", "bool": "true or false"}.get(word, word)
-    if word == "true or false" or word == "levels":
+    if word in ("true or false", "levels"):
         return word
     return f"{'an' if word[0] in 'aeiou' else 'a'} {word}"

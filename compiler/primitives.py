@@ -242,7 +242,8 @@ class Primitives(Statements):
 
 
 def _from_use(diagnostic: Diagnostic, closure: Closure, span: Span) -> Diagnostic:
-    """A failure of an op's rule, told from where the op is used. What `align` found is already about the user's values."""
+    """A failure of an op's rule, told from where the op is used. What `align` found is already about the user's
+    values."""
     given = ", ".join(f"{n}: {describe(b.value)}" for n, b in closure.inputs.items())
     if diagnostic.kind in (types.CHANNELS_MISMATCH, types.STRIDE_MISMATCH, types.SIZE_MISMATCH) and diagnostic.labels:
         return replace(diagnostic, labels=(Label(span, f"{closure.name} takes both here"), *diagnostic.labels))

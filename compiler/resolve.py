@@ -1,7 +1,7 @@
 """Names in components that no detector uses yet: each must mean something, and arguments must exist.
 
-Elaboration finds the same mistakes in what it runs; this finds them in what it does not, such as a library file by itself.
-"""
+Elaboration finds the same mistakes in what it runs; this finds them in what it does not, such as a library file by
+itself."""
 
 from __future__ import annotations
 

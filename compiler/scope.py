@@ -63,8 +63,8 @@ class Bound:
 
 @dataclass(frozen=True, slots=True)
 class Closure:
-    """A component or record with some of its parameters (and inputs) given. Defaults are worked out on use, so that one that
-    depends on another parameter follows an override of it."""
+    """A component or record with some of its parameters (and inputs) given. Defaults are worked out on use, so that
+    one that depends on another parameter follows an override of it."""
 
     declaration: t.Component | t.RecordOf
     module: Module

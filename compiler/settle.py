@@ -82,7 +82,7 @@ def unused(graph: Graph) -> Iterator[Diagnostic]:
     for node in dead:
         users = {u.name for u in graph.users(node.name)}
         if not users:
-            keys = sorted({k for k in node.weights.values()})
+            keys = sorted(set(node.weights.values()))
             yield types.UNUSED_OUTPUT.at(
                 node.origins[0],
                 f"nothing uses {node.name}"

@@ -65,8 +65,8 @@ GOES_ON = GoesOn()
 
 
 class Statements(Evaluator):
-    """A statement that fails is reported and what it would have set is marked, so that one run reports every independent
-    mistake."""
+    """A statement that fails is reported and what it would have set is marked, so that one run reports every
+    independent mistake."""
 
     def __init__(self, module: Module) -> None:
         super().__init__(module)

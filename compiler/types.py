@@ -10,8 +10,8 @@ from detc.compiler.dims import Size, evaluate
 
 @dataclass(frozen=True, slots=True)
 class TensorType:
-    """A tensor. With four dimensions (N, C, H, W) it is a feature, and `stride` says how many image pixels its cells are
-    apart; a feature without a grid (after global pooling) has stride None."""
+    """A tensor. With four dimensions (N, C, H, W) it is a feature, and `stride` says how many image pixels its cells
+    are apart; a feature without a grid (after global pooling) has stride None."""
 
     shape: tuple[Size, ...]
     dtype: str = "float32"

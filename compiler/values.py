@@ -13,9 +13,8 @@ from detc.dsl.source import Span
 class Record:
     """An evaluated `record` of the language: its declared name, and every field with its value (defaults filled in).
 
-    Field values are numbers, strings, booleans, None, lists (tuples) and records. `spans` says where each field was set,
-    for diagnostics about a value that turns out wrong at run time.
-    """
+    Field values are numbers, strings, booleans, None, lists (tuples) and records. `spans` says where each field was
+    set, for diagnostics about a value that turns out wrong at run time."""
 
     name: str
     fields: Mapping[str, Any]

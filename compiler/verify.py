@@ -10,8 +10,8 @@ class GraphError(Exception):
 
 
 def verify(graph: Graph) -> Graph:
-    """The graph itself, after checking that every value exists before it is used, that weights and their ties exist, and
-    that nodes which share weights agree on them.
+    """The graph itself, after checking that every value exists before it is used, that weights and their ties exist,
+    and that nodes which share weights agree on them.
 
     Raises:
         GraphError: naming the first node that breaks a rule.

@@ -43,7 +43,8 @@ class Kind:
         labels: tuple[Label, ...] = (),
         notes: tuple[str, ...] = (),
     ) -> Diagnostic:
-        """A diagnostic of this kind whose culprit is `span`, labelled there with `label`; `labels` are further places."""
+        """A diagnostic of this kind whose culprit is `span`, labelled there with `label`; `labels` are further
+        places."""
         first = (Label(span, label),) if span is not None else ()
         return Diagnostic(self, summary, detail, (*first, *labels), notes)
 

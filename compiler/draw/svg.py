@@ -34,7 +34,7 @@ STYLE = (
 Point = tuple[float, float]
 
 
-def draw(graph: Graph, path: str = "") -> str:
+def to_svg(graph: Graph, path: str = "") -> str:
     """The picture of the component at a label path, or of the whole detector.
 
     A component that turns a pyramid into a pyramid is drawn as papers do: its levels as rows, the finest at the bottom,

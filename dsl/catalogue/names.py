@@ -29,15 +29,16 @@ DUPLICATE_NAME = Kind(
 IMPORT_NOT_FOUND = Kind(
     "E0203",
     "import-not-found",
-    """The file named in an import exists neither beside the importing file nor under an import root. The roots are the folder
-of the spec that was asked for, every --import-root, and detc's own specs ("lib/necks.det", "retinanet.det").""",
+    """The file named in an import exists neither beside the importing file nor under an import root. The roots are
+the folder of the spec that was asked for, every --import-root, and detc's own specs ("lib/necks.det",
+"retinanet.det").""",
 )
 
 IMPORT_OUTSIDE_ROOTS = Kind(
     "E0204",
     "import-outside-roots",
-    """A spec may only import files under its import roots, so that a spec from a stranger cannot read your files. That holds
-after links are followed.
+    """A spec may only import files under its import roots, so that a spec from a stranger cannot read your files. That
+holds after links are followed.
 
 Wrong:
 
@@ -117,5 +118,6 @@ UNKNOWN_DETECTOR = Kind("E0212", "unknown-detector", """The file does not declar
 NO_DETECTOR = Kind(
     "E0213",
     "no-detector",
-    """The command needs a detector and the file declares none, or several and no `default NAME` says which one is meant.""",
+    """The command needs a detector and the file declares none, or several and no `default NAME` says which one is
+meant.""",
 )

@@ -69,7 +69,8 @@ UNREADABLE_FILE = Kind(
 NOT_UTF8 = Kind(
     "E0106",
     "not-utf8",
-    """A spec is UTF-8 text, and this file has bytes that are not. Save it as UTF-8, or check that it is a spec at all.""",
+    """A spec is UTF-8 text, and this file has bytes that are not. Save it as UTF-8, or check that it is a spec at
+all.""",
 )
 
 EMPTY_FILE = Kind(

@@ -22,8 +22,8 @@ Right:
 CHANNELS_MISMATCH = Kind(
     "E0302",
     "channels-mismatch",
-    """Two features are added or multiplied cell by cell, and have different numbers of channels. The diagnostic shows where
-each comes from. Bring them to the same number with a 1x1 convolution.
+    """Two features are added or multiplied cell by cell, and have different numbers of channels. The diagnostic shows
+where each comes from. Bring them to the same number with a 1x1 convolution.
 
 Wrong:
 
@@ -38,8 +38,8 @@ Right:
 STRIDE_MISMATCH = Kind(
     "E0303",
     "stride-mismatch",
-    """Two features are combined cell by cell, and their cells are different distances apart in the image. The diagnostic
-shows where each comes from.
+    """Two features are combined cell by cell, and their cells are different distances apart in the image. The
+diagnostic shows where each comes from.
 
 Wrong (strides 8 and 16):
 
@@ -54,8 +54,8 @@ Right:
 SIZE_MISMATCH = Kind(
     "E0304",
     "size-mismatch",
-    """Two features have the same stride and yet different heights or widths, for every image size: a convolution without
-padding, or a crop, cut some cells off one of them.""",
+    """Two features have the same stride and yet different heights or widths, for every image size: a convolution
+without padding, or a crop, cut some cells off one of them.""",
 )
 
 MISSING_LEVEL = Kind(
@@ -79,15 +79,15 @@ BAD_OPERAND = Kind("E0306", "bad-operand", """An operator or function cannot tak
 REQUIREMENT = Kind(
     "E0307",
     "requirement-failed",
-    """A `require` of the component does not hold for the parameters and inputs it was given. The message is the component's
-author's.""",
+    """A `require` of the component does not hold for the parameters and inputs it was given. The message is the
+component's author's.""",
 )
 
 LABEL_CONFLICT = Kind(
     "E0308",
     "label-conflict",
-    """Two different modules stand under one label. Labels are the keys of the checkpoint: one label is one set of weights.
-Using a label again with the same module shares its weights; with another module it is a mistake.
+    """Two different modules stand under one label. Labels are the keys of the checkpoint: one label is one set of
+weights. Using a label again with the same module shares its weights; with another module it is a mistake.
 
 Wrong:
 
@@ -102,7 +102,8 @@ Right:
 UNLABELLED_WEIGHTS = Kind(
     "E0309",
     "unlabelled-weights",
-    """A module with weights is used without a label. The label is the weights' key in the checkpoint, so it has to be said.
+    """A module with weights is used without a label. The label is the weights' key in the checkpoint, so it has to be
+said.
 
 Wrong:
 
@@ -123,20 +124,23 @@ EXPANDS_WITHOUT_END = Kind(
 TOO_LARGE = Kind(
     "E0311",
     "too-large",
-    """The spec expands beyond any detector: too many nodes, loop turns, or too large a number. Compilation always ends.""",
+    """The spec expands beyond any detector: too many nodes, loop turns, or too large a number. Compilation always
+ends.""",
 )
 
 NOT_STATIC = Kind(
     "E0312",
     "not-static",
-    """A value of the graph stands where the compiler needs a number that it can know: a condition, a range, a parameter.""",
+    """A value of the graph stands where the compiler needs a number that it can know: a condition, a range, a
+parameter.""",
 )
 
 UNUSED_OUTPUT = Kind(
     "E0313",
     "unused-output",
-    """Something is computed that no loss, prediction or output uses. Weights in it would never be trained; with distributed
-training in other frameworks they hang the run. Drop it, or use it. Training leaves such weights out by itself.
+    """Something is computed that no loss, prediction or output uses. Weights in it would never be trained; with
+distributed training in other frameworks they hang the run. Drop it, or use it. Training leaves such weights out by
+itself.
 
 Wrong (the head reads levels 3 to 6 of 3 to 7):
 
@@ -153,13 +157,14 @@ NO_RESULT = Kind(
 MISPLACED = Kind(
     "E0315",
     "misplaced-statement",
-    """A statement stands where it means nothing: a loss outside `train`, `weight` outside a primitive, a view inside another.""",
+    """A statement stands where it means nothing: a loss outside `train`, `weight` outside a primitive, a view
+inside another.""",
 )
 
 UNTRAINED = Kind(
     "E0316",
     "untrained-weights",
-    """These weights are used by the predictions but no loss depends on them, so training cannot change them. Add a loss, or
-freeze them to say that it is meant.""",
+    """These weights are used by the predictions but no loss depends on them, so training cannot change them. Add a
+loss, or freeze them to say that it is meant.""",
     severity="warning",
 )

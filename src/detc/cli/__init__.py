@@ -50,7 +50,7 @@ def main() -> None:
     except Exception:
         traceback.print_exc()
         print(
-            "\ndetc: this is a bug in detc, not in what you gave it. Please report it with the command and the text above.",
+            "\ndetc: this is a bug in detc, not in what you gave it. Please report the command and the text above.",
             file=sys.stderr,
         )
         status = 3
