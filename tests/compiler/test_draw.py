@@ -1,15 +1,18 @@
 from __future__ import annotations
 
+import json
+import re
 from collections import Counter
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
 from handmade import Builder, backbone, fpg_detector, fpn, fpn_detector, head
 
+from detc.compiler.draw import to_html, to_svg
 from detc.compiler.draw.parts import find, whole
 from detc.compiler.draw.pyramid import Plan, plan
-from detc.compiler.draw.svg import draw
 from detc.compiler.elaborate import elaborate
 from detc.compiler.graph import Graph
 from detc.compiler.modules import Loader
@@ -71,7 +74,7 @@ def test_fpg_has_every_arrow_of_its_figure() -> None:
         ("down", "across_down"): 9,
         ("same", "conv_out"): 4,
     }
-    drawn = arrows(draw(graph))
+    drawn = arrows(to_svg(graph))
     assert sum(drawn.values()) == sum(kinds.values())
     assert drawn["skip", "across_skip"] == 12
 
@@ -117,20 +120,20 @@ def test_a_cell_that_is_stacked_is_drawn_once() -> None:
     joins = [cell for cell in of_neck.cells.values() if cell.merges]
     assert len(joins) == 9
     assert all(sum(a.target == cell.value for a in of_neck.arrows) == 2 for cell in joins)
-    assert "NASFPNCell \u00d7 7" in words(draw(graph))
+    assert "NASFPNCell \u00d7 7" in words(to_svg(graph))
 
 
 def test_a_picture_of_the_whole_names_what_is_around_the_neck() -> None:
-    texts = words(draw(fpn_detector()))
+    texts = words(to_svg(fpn_detector()))
     assert {"Plain", "Head", "image", "C3", "C5", "P3", "P6", "1/8", "1/64"} <= set(texts)
 
 
 def test_what_has_no_pyramid_is_drawn_in_layers() -> None:
     graph = elaborate(Loader((SPECS,)).load(SPECS / "retinanet.det"), "retinanet_r50_fpn_1x").graph
-    stages = [text for text in words(draw(graph, "backbone")) if text.startswith("Bottleneck")]
+    stages = [text for text in words(to_svg(graph, "backbone")) if text.startswith("Bottleneck")]
     assert stages == ["Bottleneck \u00d7 3", "Bottleneck \u00d7 4", "Bottleneck \u00d7 6", "Bottleneck \u00d7 3"]
     # The head does the same to each of five levels.
-    of_head = words(draw(graph.view("predict"), "bbox_head"))
+    of_head = words(to_svg(graph.view("predict"), "bbox_head"))
     assert of_head.count("nms") == 1
     assert "decode_delta \u00d7 5" in of_head
 
@@ -139,7 +142,7 @@ def test_boxes_do_not_overlap() -> None:
     graph = elaborate(Loader((SPECS,)).load(SPECS / "retinanet.det"), "retinanet_r50_fpn_1x").graph
     boxes = [
         tuple(float(rect.get(side) or 0) for side in ("x", "y", "width", "height"))
-        for rect in ElementTree.fromstring(draw(graph, "bbox_head")).iter(f"{SVG}rect")
+        for rect in ElementTree.fromstring(to_svg(graph, "bbox_head")).iter(f"{SVG}rect")
     ]
     for i, (x0, y0, w0, h0) in enumerate(boxes):
         for x1, y1, w1, h1 in boxes[:i]:
@@ -148,10 +151,59 @@ def test_boxes_do_not_overlap() -> None:
 
 def test_an_unknown_component_is_an_error() -> None:
     with pytest.raises(KeyError, match=r"neck\.nothing"):
-        draw(fpn_detector(), "neck.nothing")
+        to_svg(fpn_detector(), "neck.nothing")
 
 
 def test_text_is_escaped() -> None:
     b = Builder("a < b & c")
     scores = head(b, fpn(b, backbone(b)))
-    assert "a < b & c" in words(draw(b.graph({"forward": {"s": tuple(scores.values())}})))
+    assert "a < b & c" in words(to_svg(b.graph({"forward": {"s": tuple(scores.values())}})))
+
+
+def data_of(page: str) -> dict[str, Any]:
+    match = re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)
+    assert match is not None
+    data: dict[str, Any] = json.loads(match[1])
+    return data
+
+
+def test_the_page_needs_no_network() -> None:
+    page = to_html(fpg_detector())
+    assert re.findall(r"https?://[^\s\"']+", page) == ["http://www.w3.org/2000/svg"]
+    assert not re.search(r"<(script|img|link)[^>]+(src|href)=", page)
+
+
+def test_a_name_cannot_end_the_pages_data() -> None:
+    b = Builder()
+    evil = b.node("</script>", "relu", {"x": b.conv("conv", b.image, 8)}, b.types["conv"])
+    data = data_of(to_html(b.graph({"forward": {"y": evil}})))
+    assert [node["name"] for node in data["nodes"]] == ["conv", "</script>"]
+
+
+def test_the_page_has_every_node_in_the_tree_of_components() -> None:
+    graph = elaborate(Loader((SPECS,)).load(SPECS / "retinanet.det"), "retinanet_r50_fpn_1x").graph
+    data = data_of(to_html(graph))
+
+    def path_to(part: int) -> list[str]:
+        entry = data["parts"][part]
+        return ([] if entry["parent"] is None else path_to(entry["parent"])) + [entry["path"]]
+
+    (conv,) = [node for node in data["nodes"] if node["name"] == "neck.fpn_convs.0.conv"]
+    assert path_to(conv["part"]) == ["", "neck", "neck.fpn_convs.0", "neck.fpn_convs.0.conv"]
+    assert [data["weights"][w]["key"] for w in conv["weights"]] == [
+        "neck.fpn_convs.0.conv.weight",
+        "neck.fpn_convs.0.conv.bias",
+    ]
+    assert conv["macs"] == 80 * 80 * 256 * 256 * 9
+    assert any("Conv2d" in text for _, text in conv["lines"])
+    # Losses are in the head too, and only in the train view.
+    (loss,) = {tuple(node["views"]) for node in data["nodes"] if node["op"] == "focal_loss"}
+    assert loss == ("train",)
+    assert all(path_to(node["part"])[1] == "bbox_head" for node in data["nodes"] if node["op"] == "focal_loss")
+
+
+def test_the_pages_grid_puts_levels_in_rows() -> None:
+    graph = fpg_detector(pathways=3)
+    data = data_of(to_html(graph))
+    at = {part["path"]: part["at"] for part in data["parts"] if "at" in part}
+    assert [at[f"neck.fpn_transitions.1.{i}"] for i in range(4)] == [[6, 3], [6, 4], [6, 5], [6, 6]]

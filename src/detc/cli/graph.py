@@ -20,6 +20,7 @@ def graph(
 ) -> None:
     """Draw a detector, or one of its components: as a picture, or as a page to look around in."""
     import detc
+    from detc.compiler.draw import to_html, to_svg
     from detc.dsl.diagnostics import suggest
 
     detector = detc.load(*split_spec(spec))
@@ -33,13 +34,5 @@ def graph(
     paths = {call.path for call in drawn.calls}
     if component and component not in paths:
         raise typer.BadParameter(f"no component has the label path {component!r}. {suggest(component, paths)}".rstrip())
-    if output.suffix == ".svg":
-        from detc.compiler.draw.svg import draw
-
-        text = draw(drawn, component)
-    else:
-        from detc.compiler.draw.html import page
-
-        text = page(drawn, component)
-    write_text(output, text)
+    write_text(output, (to_svg if output.suffix == ".svg" else to_html)(drawn, component))
     typer.echo(output)
