@@ -70,7 +70,11 @@ class OnnxEngine:
         self._names = [output.name for output in self._session.get_outputs()]
 
     def __call__(self, image: np.ndarray) -> dict[str, np.ndarray]:
-        return dict(zip(self._names, self._session.run(self._names, {"image": image}), strict=True))
+        return self.run({"image": image})
+
+    def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """All outputs for the given inputs."""
+        return dict(zip(self._names, self._session.run(self._names, dict(inputs)), strict=True))
 
 
 class TvmEngine:

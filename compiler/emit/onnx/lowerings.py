@@ -187,7 +187,7 @@ def _rows(b: Builder, x: str, index: str) -> str:
 @lowering("decode_delta")
 def _decode_delta(b: Builder, node: Node) -> str:
     """R-CNN's box coding undone: the centre moves by anchor sizes, the size is multiplied by an exponential."""
-    boxes, deltas, _ = _inputs(b, node)
+    boxes, deltas = (b.name_of(value) for value in node.operands[:2])
     means, stds = numbers(node.attrs["means"]), numbers(node.attrs["stds"])
     if means != (0.0,) * 4 or stds != (1.0,) * 4:
         deltas = b.apply("Add", b.apply("Mul", deltas, b.constant(stds)), b.constant(means))

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from detc.compiler.emit.static import OUTPUTS, Static, require_lowerings
+from detc.compiler.emit.static import OUTPUTS, Static, heads, require_lowerings
 from detc.compiler.graph import Node, Value
 
 if TYPE_CHECKING:
@@ -27,12 +27,12 @@ _DTYPES = {"float32": TensorProto.FLOAT, "int64": TensorProto.INT64}
 class Builder:
     """Collects the nodes and constants of a model. Tensors are known by name."""
 
-    def __init__(self, static: Static, weights: Weights) -> None:
+    def __init__(self, static: Static, weights: Weights, inputs: Mapping[str, Value]) -> None:
         self.static = static
         self.weights = weights
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: dict[str, onnx.TensorProto] = {}
-        self._names: dict[Value, str] = {Value("image"): "image"}
+        self._names = {value: name for name, value in inputs.items()}
         self._scope = ""
         self._count = 0
 
@@ -97,22 +97,41 @@ def emit(
     `weights` maps every key of `graph.weights` to its array. `also` names inner values to return too. Raises
     DiagnosticError where an op has no lowering.
     """
+    static = _static(graph, batch, height, width)
+    return _model(static, weights, {"image": Value("image")}, list(static.graph.nodes), also)
+
+
+def emit_detect(graph: Graph, weights: Weights, *, batch: int, height: int, width: int) -> onnx.ModelProto:
+    """Post-processing alone, as `emit` writes it: a model whose inputs are the network's results (`static.heads`)."""
+    static = _static(graph, batch, height, width)
+    border = heads(static.graph)
+    network = static.graph.replaced(views={"predict": border}).reached("predict")
+    return _model(static, weights, border, [node for node in static.graph.nodes if node.name not in network], {})
+
+
+def _static(graph: Graph, batch: int, height: int, width: int) -> Static:
     from detc.compiler.emit.onnx.lowerings import LOWERINGS
 
     graph = graph.view("predict")
     require_lowerings(graph, LOWERINGS, "onnx")
-    static = Static(graph, batch, height, width)
-    builder = Builder(static, weights)
-    for node in graph.nodes:
+    return Static(graph, batch, height, width)
+
+
+def _model(
+    static: Static, weights: Weights, inputs: Mapping[str, Value], nodes: list[Node], also: Mapping[str, Value]
+) -> onnx.ModelProto:
+    """The checked model that computes `nodes` from `inputs`."""
+    builder = Builder(static, weights, inputs)
+    for node in nodes:
         builder.lower(node)
     outputs = []
     for name, value in (*zip(OUTPUTS, static.outputs, strict=True), *also.items()):
-        builder.nodes.append(helper.make_node("Identity", [builder.name_of(value)], [name], name=name))
+        builder.nodes.append(helper.make_node("Identity", [builder.name_of(value)], [name], name=f"{name}/Identity"))
         outputs.append(_info(name, static, value))
     onnx_graph = helper.make_graph(
         builder.nodes,
-        graph.name,
-        [_info("image", static, Value("image"))],
+        static.graph.name,
+        [_info(name, static, value) for name, value in inputs.items()],
         outputs,
         list(builder.initializers.values()),
     )

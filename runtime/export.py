@@ -1,0 +1,157 @@
+"""From a detector with weights to a verified artifact. `detc export` is this with a progress display."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import re
+import subprocess
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from detc.compiler.emit.static import OUTPUTS, heads
+from detc.compiler.passes import apply
+from detc.compiler.passes.fold_batch_norm import FoldBatchNorm
+from detc.dsl.catalogue.export import EXPORT_DISAGREES
+from detc.dsl.diagnostics import DiagnosticError
+from detc.runtime import artifact
+from detc.runtime.agreement import Candidate, Judge, OnnxCandidate, TvmCandidate, Verification, compare
+from detc.runtime.files import write_whole
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+    from detc.compiler.graph import Graph
+    from detc.runtime.detector import Detector
+
+Target = Literal["onnx", "llvm", "cuda"]
+TARGETS: tuple[Target, ...] = ("onnx", "llvm", "cuda")
+
+
+def export(
+    detector: Detector,
+    module: torch.fx.GraphModule,
+    output: Path,
+    *,
+    target: Target,
+    height: int,
+    width: int,
+    batch: int = 1,
+    arch: str | None = None,
+    step: Callable[[str], None] = lambda _: None,
+) -> Verification:
+    """Compiles a detector's predict view with the weights of `module`, verifies it, and writes it to `output`.
+
+    `height` and `width` are multiples of the graph's size divisor. `output` is a `.detc` artifact, or, for the target
+    onnx and a name that ends in `.onnx`, the model itself with the manifest among its metadata. `step` is told what is
+    being done.
+
+    Raises:
+        DiagnosticError: op-without-lowering, export-disagrees, cannot-write, and what the target's tools lack.
+    """
+    state = {key: value.detach().cpu().numpy() for key, value in module.state_dict().items()}
+    original = detector.graph.view("predict")
+    step("folding batch norms")
+    graph, weights = apply([FoldBatchNorm()], original, {key: state[key] for key in original.weights})
+    size = {"batch": batch, "height": height, "width": width}
+    candidate: Candidate | None
+    if target == "onnx":
+        from detc.compiler.emit.onnx import emit, emit_detect
+
+        step("writing the ONNX model")
+        model = emit(graph, weights, batch=batch, height=height, width=width)
+        members = {"model.onnx": model.SerializeToString()}
+        extra: dict[str, Any] = {"arch": None}
+        full = emit(graph, weights, batch=batch, height=height, width=width, also=heads(graph))
+        detect = emit_detect(graph, weights, **size)
+        candidate = OnnxCandidate(members["model.onnx"], full.SerializeToString(), detect.SerializeToString())
+    else:
+        from detc.compiler.emit.tvm.build import build_cuda, build_llvm
+
+        if target == "llvm":
+            step(f"compiling kernels for {arch or 'this processor'}")
+            kernels = build_llvm(graph, weights, **size, arch=arch)
+        else:
+            step(f"compiling kernels for {arch or 'sm_90'}")
+            kernels = build_cuda(graph, weights, **size, arch=arch or "sm_90")
+        members = {"kernels.so": kernels.library, "weights.safetensors": _safetensors(kernels.parameters)}
+        extra = {
+            "arch": kernels.arch,
+            "features": kernels.features,
+            "machine": platform.machine(),
+            "functions": kernels.functions,
+        }
+        candidate = TvmCandidate(kernels) if target == "llvm" else None
+    if candidate is None:
+        verification = Verification("not run", "no GPU")
+    else:
+        step("comparing with torch.fx")
+        verification = compare(Judge(original, state), candidate, (batch, 3, height, width))
+    if verification.status == "failed":
+        summary = f"the {target} export of {detector.name} does not agree with torch.fx; nothing was written"
+        raise DiagnosticError(EXPORT_DISAGREES.at(None, summary, detail=str(verification)))
+    described = manifest(detector, graph, target, size) | extra | {"verification": asdict(verification)}
+    step(f"writing {output}")
+    if target == "onnx" and output.suffix == ".onnx":
+        entry = model.metadata_props.add()
+        entry.key, entry.value = "detc", json.dumps(described)
+        data = model.SerializeToString()
+        write_whole(output, lambda temporary: temporary.write_bytes(data))
+    else:
+        artifact.write(output, described, members)
+    return verification
+
+
+def manifest(detector: Detector, graph: Graph, target: Target, size: Mapping[str, int]) -> dict[str, Any]:
+    """What an artifact says of itself, but for what the target adds."""
+    predict = graph.views["predict"]
+    shape = (size["batch"], size["height"], size["width"])
+
+    def described(name: str, value: Any) -> dict[str, Any]:
+        kind = graph.inputs[name] if name in graph.inputs else graph.type_of(value)
+        return {"name": name, "shape": kind.at(*shape), "dtype": kind.dtype}
+
+    data = detector.data.as_json() if detector.data is not None else {}
+    return {
+        "detector": detector.name,
+        "classes": detector.classes,
+        "target": target,
+        "spec": {
+            "file": detector.path.name,
+            "text": detector.source,
+            "sha256": hashlib.sha256(detector.source.encode()).hexdigest(),
+            "hash": detector.hash,
+        },
+        "inputs": [described("image", None)],
+        "outputs": [described(name, predict[name]) for name in OUTPUTS],
+        "preprocessing": {name: data.get(name) for name in ("resize", "normalize", "pad")},
+        "versions": _versions(target),
+    }
+
+
+def _safetensors(parameters: Mapping[str, np.ndarray]) -> bytes:
+    from safetensors.numpy import save
+
+    data: bytes = save(dict(parameters))
+    return data
+
+
+def _versions(target: Target) -> dict[str, str]:
+    """The versions of the tools that took part."""
+    import detc
+
+    tools = {"torch": "torch", "numpy": "numpy"}
+    tools |= {"onnx": "onnx"} if target == "onnx" else {"tvm": "apache-tvm", "tvm-ffi": "apache-tvm-ffi"}
+    found = {"detc": detc.__version__, **{name: version(package) for name, package in tools.items()}}
+    if target == "cuda":
+        from detc.compiler.emit.tvm.cuda import find_nvcc
+
+        printed = subprocess.run([find_nvcc(), "--version"], capture_output=True, text=True, check=False).stdout
+        release = re.search(r"release [\d.]+, V([\d.]+)", printed)
+        found["nvcc"] = release[1] if release else "unknown"
+    return found

@@ -1,0 +1,116 @@
+"""detc export"""
+
+from __future__ import annotations
+
+import math
+import re
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from detc.cli.common import choice, split_spec
+
+if TYPE_CHECKING:
+    from detc.runtime.detector import Detector
+
+
+def export(
+    spec: Annotated[str, typer.Argument(metavar="SPEC[:NAME]", help="The spec.")],
+    target: Annotated[str, typer.Option(help="onnx, llvm (a CPU) or cuda (an NVIDIA GPU, which need not be here).")],
+    arch: Annotated[
+        str | None, typer.Option(help="cuda: sm_90 (the default), ...; llvm: a processor (by default this one).")
+    ] = None,
+    size: Annotated[
+        str | None, typer.Option(metavar="HxW", help="Height and width of the images; by default the spec's.")
+    ] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Images at a time.")] = 1,
+    weights: Annotated[Path | None, typer.Option(metavar="FILE", help="The trained weights.")] = None,
+    random_weights: Annotated[bool, typer.Option(help="Take fresh weights: to try an export before training.")] = False,
+    output: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="NAME-TARGET.detc by default; FILE.onnx is the bare model.")
+    ] = None,
+) -> None:
+    """Compile a detector, images in and boxes out, and write it when it agrees with torch.fx."""
+    from detc.runtime.export import TARGETS
+
+    choice("--target", target, TARGETS)
+    if arch is not None and target == "onnx":
+        raise typer.BadParameter("--arch is for cuda and llvm: an ONNX model has none")
+    if (weights is not None) and random_weights:
+        raise typer.BadParameter("--weights and --random-weights exclude each other")
+    pixels = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", size or "1x1")
+    if pixels is None:
+        raise typer.BadParameter(f"--size is height x width in pixels, as 800x1344, and not {size!r}")
+
+    import detc
+    from detc.dsl.catalogue.export import NO_WEIGHTS
+    from detc.dsl.diagnostics import DiagnosticError
+
+    detector = detc.load(*split_spec(spec))
+    if weights is None and not random_weights:
+        detail = "give --weights FILE, or --random-weights to try the export itself"
+        raise DiagnosticError(NO_WEIGHTS.at(None, f"no weights were given for {detector.name}", detail=detail))
+    asked = (int(pixels[1]), int(pixels[2])) if size else _spec_size(detector)
+    divisor = detector.graph.size_divisor
+    height, width = (math.ceil(side / divisor) * divisor for side in asked)
+    if (height, width) != asked:
+        rounded = f"{asked[0]}x{asked[1]} is rounded up to {height}x{width}"
+        typer.echo(f"note: {rounded}: {detector.name} takes multiples of {divisor}", err=True)
+    path = output or Path(f"{detector.name}-{target}.detc")
+    started = time.monotonic()
+    verification = _run(detector, weights, path, target, height, width, batch, arch)
+    megabytes = path.stat().st_size / 1e6
+    typer.echo(f"{path}: {megabytes:.1f} MB, {batch}x3x{height}x{width}, in {time.monotonic() - started:.0f} s")
+    typer.echo(f"compared with torch.fx: {verification}")
+
+
+def _run(
+    detector: Detector,
+    weights: Path | None,
+    path: Path,
+    target: str,
+    height: int,
+    width: int,
+    batch: int,
+    arch: str | None,
+) -> object:
+    """The export, with what it is doing shown where there is a terminal."""
+    from rich.console import Console
+
+    with Console(stderr=True).status("loading torch") as status:
+        import torch
+
+        from detc.runtime.export import export as run
+        from detc.runtime.predict import loaded_module
+
+        def step(what: str) -> None:
+            status.update(what)
+
+        step("making the weights" if weights is None else f"loading {weights}")
+        torch.manual_seed(0)
+        module = detector.module("predict") if weights is None else loaded_module(detector, weights)
+        return run(
+            detector,
+            module,
+            path,
+            target=target,  # type: ignore[arg-type]
+            height=height,
+            width=width,
+            batch=batch,
+            arch=arch,
+            step=step,
+        )
+
+
+def _spec_size(detector: Detector) -> tuple[int, int]:
+    """The height and width that the spec's own resizing leads to, lying down, padded as its data says."""
+    from detc.dsl.catalogue.export import BAD_SIZE
+    from detc.dsl.diagnostics import DiagnosticError
+
+    if detector.data is None:
+        raise DiagnosticError(BAD_SIZE.at(None, f"{detector.name} has no `data` that says a size: give --size HxW"))
+    width, height = detector.data.resize.size
+    pad = detector.data.pad
+    return math.ceil(height / pad) * pad, math.ceil(width / pad) * pad
