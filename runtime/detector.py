@@ -93,9 +93,9 @@ class Detector:
     def modules(self, *views: ViewName) -> dict[str, torch.fx.GraphModule]:
         """The given views as modules that share their parameters, freshly initialised as the spec says."""
         from detc.compiler.emit.fx import emit
-        from detc.runtime.kernels import KERNELS
+        from detc.runtime.plugins import kernels
 
-        return emit(self.graph, views, KERNELS)
+        return emit(self.graph, views, kernels())
 
     def module(self, view: ViewName = "forward") -> torch.fx.GraphModule:
         """One view as a module; its state dict has the keys of the published checkpoint."""

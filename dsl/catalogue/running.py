@@ -145,3 +145,18 @@ Wrong: detc train mine.det --epochs 0
 Right: detc train mine.det --epochs 12
 """,
 )
+
+BAD_PLUGIN = Kind(
+    "E0790",
+    "bad-plugin",
+    """A file named for its kernels (--kernels, or [tool.detc] in pyproject.toml) cannot be used.
+
+Wrong, since a primitive `relu` exists already:
+
+    def relu(x): ...
+
+Right, with `op soft_relu(x: feature) -> (y: feature) {}` in the spec:
+
+    def soft_relu(x): ...
+""",
+)

@@ -10,6 +10,7 @@ import importlib
 import os
 import sys
 import traceback
+from pathlib import Path
 
 # Verb -> the module and the function in it. A command's module is imported only when the command is meant, so that
 # `detc check` starts quickly.
