@@ -1,0 +1,165 @@
+"""From a spec's text to its graph: what the literate cases cannot say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import detc
+from detc.compiler.graph import Graph, Value, Weight
+from detc.compiler.modules import Loader, specs_folder
+from detc.compiler.serialize import to_text
+from detc.compiler.verify import GraphError, verify
+from detc.dsl import tree as t
+
+ONLY = """
+model Only(body: block)(image: feature) -> feature { return image |> body: body }
+detector example : Only { body = Body }
+"""
+
+
+def graph(folder: Path, text: str) -> Graph:
+    (folder / "spec.det").write_text(text + ONLY)
+    return detc.load(folder / "spec.det").graph
+
+
+def inits(graph: Graph) -> dict[str, object]:
+    return {key: weight.init for key, weight in graph.weights.items()}
+
+
+def test_the_innermost_rule_initialises_and_a_label_comes_before_an_op(tmp_path: Path) -> None:
+    found = inits(
+        graph(
+            tmp_path,
+            """
+            block Inner(x: feature) -> feature {
+                init Conv2d.weight: normal(0.5)
+                return x |> conv: Conv2d(4, 1)
+            }
+            block Body(x: feature) -> feature {
+                x = x |> plain: Conv2d(4, 1) |> inner: Inner
+                x = x |> last: Conv2d(4, 1)
+                init last.weight: ones()
+                init Conv2d.weight: xavier_uniform()
+                init Conv2d.bias: zeros()
+                return x
+            }
+            """,
+        )
+    )
+    assert found["body.plain.weight"] == ("xavier_uniform", 1.0)
+    assert found["body.inner.conv.weight"] == ("normal", 0.5)
+    assert found["body.inner.conv.bias"] == ("zeros",)
+    assert found["body.last.weight"] == ("ones",)
+
+
+def test_frozen_weights_take_no_gradient_and_their_norms_keep_their_statistics(tmp_path: Path) -> None:
+    found = graph(
+        tmp_path,
+        """
+        block Stem(x: feature) -> feature { return x |> conv: Conv2d(4, 1) |> BatchNorm2d() }
+        block Body(x: feature) -> feature {
+            freeze stem
+            return x |> stem: Stem |> head: Stem
+        }
+        """,
+    )
+    trainable = {k for k, w in found.weights.items() if w.trainable}
+    assert trainable == {"body.head.conv.weight", "body.head.conv.bias", "body.head.bn.weight", "body.head.bn.bias"}
+    assert found["body.stem.bn"].attrs["fixed"] is True
+    assert found["body.head.bn"].attrs["fixed"] is False
+
+
+def test_a_tie_gives_one_tensor_two_names(tmp_path: Path) -> None:
+    found = graph(
+        tmp_path,
+        """
+        block Body(x: feature) -> feature {
+            for i in 0 ..< 3 {
+                x = x |> convs[i]: Conv2d(3, 3)
+                tie convs[i] to convs[0]
+            }
+            return x
+        }
+        """,
+    )
+    assert found.weights["body.convs.0.weight"].tied is None
+    assert found.weights["body.convs.2.weight"].tied == "body.convs.0.weight"
+
+
+def test_compiling_twice_gives_the_same_graph() -> None:
+    texts = {to_text(detc.load(specs_folder() / "fpg.det").graph) for _ in range(2)}
+    assert len(texts) == 1
+
+
+def producers(graph: Graph, node: str) -> dict[str, Value]:
+    return {port: value for port, value in graph[node].inputs if isinstance(value, Value)}
+
+
+def test_fpg_has_the_arrows_of_its_figure() -> None:
+    found = detc.load(specs_folder() / "fpg.det").graph
+    outputs = {call.path: call.outputs[0][1] for call in found.calls if call.component == "GridNode"}
+    # Level l (index l - 3) joins in after 7 - l pathways: 9 pathways less 4, 3, 2, 1, 0.
+    assert len(outputs) == 5 + 6 + 7 + 8 + 9
+
+    def source(path: str, arrow: str) -> str:
+        """The node that an arrow into a grid node starts from, past ReLU and enlargement."""
+        name = f"{path}.{arrow}.conv" + (".conv" if arrow == "across_down" else "")
+        while found[name].op in ("Conv2d", "relu", "upsample"):
+            name = producers(found, name)["x"].node
+            if any(value.node == name for value in outputs.values()) or name.startswith("neck.lateral"):
+                break
+            if name.startswith("neck.extra"):
+                break
+        return name
+
+    here = "neck.fpn_transitions.8.1"
+    assert source(here, "across_lateral") == outputs["neck.fpn_transitions.7.1"].node
+    assert source(here, "across_down") == outputs["neck.fpn_transitions.7.2"].node
+    assert source(here, "same_up") == outputs["neck.fpn_transitions.8.0"].node
+    assert source(here, "across_skip") == "neck.lateral_convs.1"
+    assert source("neck.fpn_transitions.0.4", "same_up") == "neck.extra_downsamples.0"
+
+
+def test_every_declaration_of_the_library_says_what_it_is() -> None:
+    for file in sorted((specs_folder() / "lib").glob("*.det")):
+        for declaration in Loader().load(file).file.declarations:
+            assert declaration.doc, f"{file.name}: {declaration.name} has no documentation"
+
+
+def test_every_primitive_names_its_results() -> None:
+    for declaration in Loader().load(specs_folder() / "lib" / "ops.det").file.declarations:
+        if isinstance(declaration, t.Component):
+            assert declaration.results
+
+
+def test_the_published_rows_are_there() -> None:
+    rows = {f.stem: [d.name for d in Loader().load(f).detectors] for f in specs_folder().glob("*.det")}
+    counts = {name: len(detectors) for name, detectors in rows.items()}
+    assert counts == {"retinanet": 10, "nas_fpn": 2, "fpg": 2, "simpledet": 5}
+
+
+def test_verify_finds_what_is_broken(tmp_path: Path) -> None:
+    whole = graph(tmp_path, "block Body(x: feature) -> feature { return x |> conv: Conv2d(3, 1) }")
+    with pytest.raises(GraphError, match="does not exist"):
+        verify(whole.replaced(weights={}))
+    with pytest.raises(GraphError, match="does not exist"):
+        verify(whole.replaced(views={"forward": {"features": Value("nowhere")}}))
+    renamed = {k: Weight("other", w.shape) for k, w in whole.weights.items()}
+    with pytest.raises(GraphError, match="filed under"):
+        verify(whole.replaced(weights=renamed))
+
+
+def test_the_classes_of_the_data_are_those_of_the_head(tmp_path: Path) -> None:
+    (tmp_path / "mine.det").write_text(
+        """
+        import retinanet_r50_fpn_1x from "retinanet.det"
+        import voc from "lib/data.det"
+        detector mine = retinanet_r50_fpn_1x with { data = voc(["cat", "dog"], "data") }
+        """
+    )
+    mine = detc.load(tmp_path / "mine.det")
+    assert mine.classes == ["cat", "dog"]
+    assert mine.graph["bbox_head.retina_cls"].type.channels == 9 * 2
+    assert mine.reported == {}, "what was published of the base was not published of a variant"

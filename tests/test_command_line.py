@@ -1,0 +1,115 @@
+"""The commands that need no torch, from the outside."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def detc(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "detc", *arguments], capture_output=True, text=True, cwd=ROOT, timeout=120, check=False
+    )
+
+
+def test_compile_lists_the_detectors_and_compiles_the_default() -> None:
+    done = detc("compile", "specs/fpg.det")
+    assert done.returncode == 0
+    assert "* retinanet_r50_fpg_crop640_50e  box AP 40.5" in done.stderr
+    assert "retinanet_r50_fpg_crop640_50e: 880 nodes" in done.stderr
+    assert "multiples of 128" in done.stderr
+
+
+def test_compile_writes_what_is_asked_for(tmp_path: Path) -> None:
+    done = detc("compile", "specs/fpg.det", "--emit", "graph", "--emit", "json", "--output", str(tmp_path / "out"))
+    assert done.returncode == 0, done.stderr
+    name = "retinanet_r50_fpg_crop640_50e"
+    assert (tmp_path / "out" / f"{name}.graph").read_text().startswith(f"graph {name}")
+    assert json.loads((tmp_path / "out" / f"{name}.json").read_text())["name"] == name
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [f"{name}.graph", f"{name}.json"]
+
+
+def test_compile_names_the_detector_it_does_not_find() -> None:
+    done = detc("compile", "specs/fpg.det:retinanet_r50_fpg_crop640")
+    assert done.returncode == 1
+    assert "[unknown-detector]" in done.stderr
+    assert 'did you mean "retinanet_r50_fpg_crop640_50e"?' in done.stderr
+
+
+def test_check_as_json(tmp_path: Path) -> None:
+    (tmp_path / "bad.det").write_text("detector d : Nothing { }\n")
+    done = detc("check", str(tmp_path), "--format", "json")
+    assert done.returncode == 1
+    [found] = json.loads(done.stdout)["diagnostics"]
+    assert (found["code"], found["slug"], found["labels"][0]["line"]) == ("E0201", "unknown-name", 1)
+
+
+def test_zoo_as_json_has_every_row() -> None:
+    rows = json.loads(detc("zoo", "--format", "json").stdout)
+    assert len(rows) == 19
+    row = next(r for r in rows if r["detector"] == "retinanet_r50_fpg_crop640_50e")
+    assert row["spec"].endswith("fpg.det")
+    assert row["config"] == "fpg/retinanet_r50_fpg_crop640_50e_coco"
+    assert row["checkpoint"] == "retinanet_r50_fpg_crop640_50e_coco-46fdd1c6.pth"
+    assert row["reported"] == {"box_ap": 40.5, "memory_gb": 20.8}
+
+
+def test_zoo_filters() -> None:
+    rows = json.loads(detc("zoo", "x101", "64x4d", "--format", "json").stdout)
+    assert {r["detector"] for r in rows} == {"retinanet_x101_64x4d_fpn_1x", "retinanet_x101_64x4d_fpn_2x"}
+
+
+def test_explain_says_who_set_a_value() -> None:
+    done = detc("explain", "specs/retinanet.det:retinanet_r101_fpn_1x", "backbone.depth")
+    lines = done.stdout.splitlines()
+    assert lines[0] == "retinanet_r101_fpn_1x: backbone.depth = 101"
+    assert "specs/retinanet.det" in lines[1]
+    assert lines[2] == "  before that: 50"
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "how"),
+    [
+        ("head.anchors.octaves", "3", "the default"),
+        ("head.anchors.count", "9", "derived"),
+        ("schedule.optimizer.lr", "0.01", "set"),
+        ("neck.levels", "3..7", "set"),
+    ],
+)
+def test_explain_knows_defaults_and_derived_values(path: str, value: str, how: str) -> None:
+    done = detc("explain", "specs/retinanet.det", path)
+    assert done.stdout.startswith(f"retinanet_r50_fpn_1x: {path} = {value}\n    {how}")
+
+
+def test_explain_a_code_and_a_misspelt_one() -> None:
+    assert detc("explain", "e0303").stdout.startswith("E0303 [stride-mismatch], error")
+    assert detc("explain", "stride-mismatch").stdout.startswith("E0303")
+    wrong = detc("explain", "stride-missmatch")
+    assert wrong.returncode == 2
+    assert "stride-mismatch" in wrong.stderr
+
+
+@pytest.mark.parametrize("arguments", [["chek"], ["check"], ["check", "--nope"], ["check", "specs", "--format", "xml"]])
+def test_a_wrong_command_line_exits_with_2(arguments: list[str]) -> None:
+    done = detc(*arguments)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+
+
+def test_every_explanation_is_there() -> None:
+    from detc.cli.explain import _diagnostic
+    from detc.dsl.diagnostics import KINDS
+
+    with pytest.raises(Exception, match="nothing"):
+        _diagnostic("nothing")
+    for kind in KINDS.values():
+        assert len(kind.explanation.strip()) > 40, kind.code
+        assert (
+            kind.explanation.strip().endswith((".", "}", ")", "`", '"', "0", "x)", "..7")) or "    " in kind.explanation
+        )
