@@ -109,7 +109,4 @@ def test_every_explanation_is_there() -> None:
     with pytest.raises(Exception, match="nothing"):
         _diagnostic("nothing")
     for kind in KINDS.values():
-        assert len(kind.explanation.strip()) > 40, kind.code
-        assert (
-            kind.explanation.strip().endswith((".", "}", ")", "`", '"', "0", "x)", "..7")) or "    " in kind.explanation
-        )
+        assert len(kind.explanation.split()) > 8, kind.code
