@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import sysconfig
@@ -10,6 +11,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
+
+import detc
 
 ROOT = Path(__file__).parents[1]
 
@@ -54,3 +57,36 @@ def test_the_wheel_checks_and_compiles_outside_the_checkout(wheel: Path, tmp_pat
         [python, "-c", "import detc; print(detc.__file__)"], check=True, capture_output=True, text=True
     )
     assert where.stdout.startswith(str(tmp_path))
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
+
+
+def test_the_readmes_detectors_compile(tmp_path: Path) -> None:
+    (spec,) = blocks("det")
+    (tmp_path / "mine.det").write_text(spec)
+    detector = detc.load(tmp_path / "mine.det", "mine")
+    assert set(detector.graph.views) == {"forward", "train", "predict"}
+    light = detc.load(tmp_path / "mine.det", "mine_light")
+    assert light.graph["neck.fpn_convs.0.conv"].type.channels == 128
+
+
+def test_the_readmes_python_runs() -> None:
+    (script,) = blocks("python")
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True, capture_output=True, text=True)
+    assert done.stdout == "128\n"
+
+
+def test_the_readmes_picture_is_what_detc_draws() -> None:
+    from detc.compiler.draw import to_svg
+
+    drawn = to_svg(detc.load(ROOT / "specs/fpg.det").graph)
+    assert (ROOT / "docs/pictures/fpg.svg").read_text() == drawn
+
+
+@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md"])
+def test_links_lead_somewhere(document: str) -> None:
+    links = re.findall(r"\]\(([^)#]+)\)", (ROOT / document).read_text())
+    missing = [link for link in links if not link.startswith("http") and not (ROOT / link).exists()]
+    assert links and not missing
