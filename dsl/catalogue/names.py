@@ -93,7 +93,18 @@ Right:
 )
 
 REPEATED_ARGUMENT = Kind(
-    "E0209", "repeated-argument", """One argument is given twice, or more arguments than parameters."""
+    "E0209",
+    "repeated-argument",
+    """One argument is given twice, or there are more arguments than parameters or inputs.
+
+Wrong:
+
+    Conv2d(64, channels = 128)
+
+Right:
+
+    Conv2d(128)
+""",
 )
 
 UNKNOWN_OVERRIDE = Kind(
@@ -111,13 +122,43 @@ Right:
 """,
 )
 
-UNKNOWN_FIELD = Kind("E0211", "unknown-field", """A value is asked for a field that it does not have.""")
+UNKNOWN_FIELD = Kind(
+    "E0211",
+    "unknown-field",
+    """A value is asked for a field that it does not have. Features have channels, height, width and stride; pyramids have
+levels; records and components have their parameters.
 
-UNKNOWN_DETECTOR = Kind("E0212", "unknown-detector", """The file does not declare a detector of this name.""")
+Wrong:
+
+    anchors.counts
+
+Right:
+
+    anchors.count
+""",
+)
+
+UNKNOWN_DETECTOR = Kind(
+    "E0212",
+    "unknown-detector",
+    """The file does not declare a detector of this name. `detc compile FILE` lists those it declares.
+
+Wrong:
+
+    detc compile specs/fpg.det:fpg
+
+Right:
+
+    detc compile specs/fpg.det:retinanet_r50_fpg_crop640_50e
+""",
+)
 
 NO_DETECTOR = Kind(
     "E0213",
     "no-detector",
-    """The command needs a detector and the file declares none, or several and no `default NAME` says which one is
-meant.""",
+    """The command needs a detector and the file declares none, or several and no `default NAME` says which one is meant.
+Name one, as in `detc compile FILE:NAME`, or add a default to the file:
+
+    default retinanet_r50_fpn_1x
+""",
 )

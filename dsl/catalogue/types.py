@@ -74,7 +74,21 @@ Right:
 """,
 )
 
-BAD_OPERAND = Kind("E0306", "bad-operand", """An operator or function cannot take these values.""")
+BAD_OPERAND = Kind(
+    "E0306",
+    "bad-operand",
+    """An operator or a built-in function is given values that it cannot take: a number and a feature, a list index past
+the end, a division by zero.
+
+Wrong:
+
+    x + 1
+
+Right (both are features):
+
+    x + y
+""",
+)
 
 REQUIREMENT = Kind(
     "E0307",
