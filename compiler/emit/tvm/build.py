@@ -57,19 +57,7 @@ def build_llvm(
     target = tvm.target.Target({"kind": "llvm", "mcpu": arch})
     registers = Registers.of(target)
     emitted = program(graph, weights, Cpu(registers), batch=batch, height=height, width=width)
-    transform = relax.transform
-    with target:
-        module = tvm.transform.Sequential(
-            [
-                relax.backend.DispatchSortScan(),
-                transform.LegalizeOps(),
-                transform.AnnotateTIROpPattern(),
-                transform.FuseOps(),
-                transform.FuseTIR(),
-                transform.DeadCodeElimination(),
-            ]
-        )(emitted.module)
-        executable = tvm.compile(_scheduled(module, registers), target=target)
+    executable = tvm.compile(lowered(emitted.module, target, registers), target=target)
     features = tuple(sorted(f for f in codegen.llvm_get_cpu_features(target) if f.startswith("avx") or f == "fma"))
     return _kernels(emitted, _linked(executable), "llvm", arch, features)
 
@@ -85,6 +73,23 @@ def build_cuda(graph: Graph, weights: Weights, *, batch: int, height: int, width
 
 def _kernels(emitted: Program, library: bytes, target: str, arch: str, features: tuple[str, ...]) -> Kernels:
     return Kernels(library, emitted.parameters, emitted.functions, emitted.heads, target, arch, features)
+
+
+def lowered(module: tvm.IRModule, target: tvm.target.Target, registers: Registers) -> tvm.IRModule:
+    """A Relax module with every operator as a loop nest, fused and scheduled for a processor."""
+    transform = relax.transform
+    with target:
+        module = tvm.transform.Sequential(
+            [
+                relax.backend.DispatchSortScan(),
+                transform.LegalizeOps(),
+                transform.AnnotateTIROpPattern(),
+                transform.FuseOps(),
+                transform.FuseTIR(),
+                transform.DeadCodeElimination(),
+            ]
+        )(module)
+        return _scheduled(module, registers)
 
 
 def _scheduled(module: tvm.IRModule, registers: Registers) -> tvm.IRModule:

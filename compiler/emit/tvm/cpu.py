@@ -43,19 +43,31 @@ class Registers:
             return Registers(8, 16)
         return Registers(4, 32 if "neon" in features else 16)
 
-    def channels(self, out: int) -> int:
-        """Output channels of a tile for a convolution with `out` of them (per group): a divisor of `out`."""
+    def channels(self, out: int, groups: int) -> int:
+        """Output channels of a tile for a convolution with `out` of them: what wastes least, a whole number of vectors
+        where there is one group, else a divisor of a group's channels."""
         most = 4 if self.count == 32 else 2
-        whole = [self.lanes * vectors for vectors in range(most, 0, -1)]
-        parts = [lanes for lanes in (12, 8, 6, 4, 3, 2) if lanes < self.lanes]
-        return next((c for c in (*whole, *parts) if out % c == 0), 1)
+        tiles = [self.lanes * vectors for vectors in range(1, most + 1)]
+        if groups > 1:
+            return max(t for t in (*tiles, *range(1, self.lanes)) if out // groups % t == 0)
+
+        def useful(tile: int) -> tuple[float, int]:
+            return out / (-(-out // tile) * tile), tile
+
+        return max(tiles, key=useful)
 
     def columns(self, channels: int, width: int) -> int:
         """Columns of a tile: as many as registers hold beside one column of weights, and as little as possible wasted
         on columns beyond `width`."""
         vectors = max(1, channels // self.lanes)
         most = min((self.count - vectors - 1) // vectors, 12)
-        return max(range(1, most + 1), key=lambda n: (width / (-(-width // n) * n) * min(1.0, 0.4 + 0.6 * n / most), n))
+
+        def useful(columns: int) -> tuple[float, int]:
+            """A narrow tile leaves the multipliers waiting for one another and for the weights."""
+            busy = 0.4 + 0.6 * columns / most
+            return width / (-(-width // columns) * columns) * busy, columns
+
+        return max(range(1, most + 1), key=useful)
 
 
 @dataclass(frozen=True)
@@ -73,7 +85,7 @@ class Cpu:
         width = node.type.at(b.static.batch, b.static.height, b.static.width)[3]
         columns = self.registers.columns(packed.shape[-1], width)
         weight = b.parameter(node.weights["weight"], packed)
-        return b.compute(conv, x, weight, stride, padding, dilation, groups, columns, op_pattern=4)
+        return b.compute(conv, x, weight, stride, padding, dilation, groups, columns, node.type.channels, op_pattern=4)
 
     def suppress(
         self, b: Builder, boxes: relax.Var, scores: relax.Var, classes: relax.Var, iou: float, keep: int
@@ -82,9 +94,12 @@ class Cpu:
 
 
 def pack(kernel: np.ndarray, groups: int, registers: Registers) -> np.ndarray:
-    """Weights (O, I, KH, KW) as (O / tile, KH, KW, I, tile), in the order in which the inner loop reads them."""
+    """Weights (O, I, KH, KW) as (O / tile, KH, KW, I, tile), in the order in which the inner loop reads them. Where the
+    tiles do not divide O, zeros fill the last."""
     out, per_group, height, width = kernel.shape
-    tile = registers.channels(out // groups)
+    tile = registers.channels(out, groups)
+    kernel = np.pad(kernel, ((0, -out % tile), (0, 0), (0, 0), (0, 0)))
+    out = len(kernel)
     return np.ascontiguousarray(kernel.reshape(out // tile, tile, per_group, height, width).transpose(0, 3, 4, 2, 1))
 
 
@@ -96,10 +111,12 @@ def conv(
     dilation: tuple[int, int],
     groups: int,
     columns: int,
+    channels: int,
 ) -> te.Tensor:
-    """The convolution of x (N, H, W, C), without bias, as (N, OH, OW, O).
+    """The convolution of x (N, H, W, C), without bias, as (N, OH, OW, channels).
 
-    The rows are computed up to a whole number of tiles, and cut off again by a stage that the schedule inlines.
+    Columns and channels are computed up to a whole number of tiles, and cut off again by a stage that the schedule
+    inlines.
     """
     n, height, width, _ = (int(d) for d in x.shape)
     tiles, kh, kw, per_group, tile = (int(d) for d in packed.shape)
@@ -120,7 +137,7 @@ def conv(
         return te.sum(pixel * packed[o // tile, r, s, c, o % tile], axis=[r, s, c])
 
     full = te.compute((n, oh, computed, out), cell, name=_CONV)
-    return te.compute((n, oh, ow, out), lambda i, y, v, o: full[i, y, v, o], name="cut")
+    return te.compute((n, oh, ow, channels), lambda i, y, v, o: full[i, y, v, o], name="cut")
 
 
 def schedule(function: tirx.PrimFunc, registers: Registers) -> tirx.PrimFunc:
@@ -143,8 +160,8 @@ def _schedule_conv(plan: Schedule, blocks: Sequence[Any], names: Sequence[str], 
     *middle, last = [block for block, name in zip(blocks, names, strict=True) if name not in (_CONV, "pad")]
     for block in middle:
         plan.compute_inline(block)
-    _, height, width, out = (int(plan.get(loop).extent) for loop in plan.get_loops(last))
-    computed = int(plan.get(plan.get_loops(main)[2]).extent)
+    _, height, width, _ = (int(plan.get(loop).extent) for loop in plan.get_loops(last))
+    computed, out = (int(plan.get(loop).extent) for loop in plan.get_loops(main)[2:4])
     reads = plan.get(main).reads
     tile = int(reads[1].source.shape[-1])
     columns = registers.columns(tile, width)
