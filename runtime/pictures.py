@@ -94,6 +94,7 @@ def write_curves(
             axes.plot([x for x, _ in known], [y for _, y in known], label=name, marker="." if axes is right else None)
         axes.set_xlabel("epoch")
         axes.set_title(label, fontsize=10)
+        axes.set_xlim(left=0)
         axes.grid(alpha=0.3)
         if curves:
             axes.legend(fontsize=8)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from detc.dsl.catalogue.running import CLASS_LISTS_DIFFER, NO_IMAGES, NO_SETTINGS
-from detc.dsl.diagnostics import DiagnosticError
+from detc.dsl.diagnostics import Diagnostic, DiagnosticError
 from detc.runtime.data.images import SUFFIXES, read_image
 from detc.runtime.data.preprocess import Detections, Preprocess
 from detc.runtime.data.settings import Data, data_settings
@@ -19,6 +19,8 @@ from detc.runtime.files import write_json
 from detc.runtime.pictures import draw_detections, write_picture
 
 if TYPE_CHECKING:
+    import torch
+
     from detc.runtime.detector import Detector
 
 # A batch (N, 3, H, W) float32, normalised, to "boxes" (N, K, 4) in its pixels, "scores" (N, K) and "classes" (N, K).
@@ -36,8 +38,12 @@ class FxEngine:
         import torch
 
         with torch.inference_mode():
-            outputs = self.module(torch.from_numpy(batch).to(self.device))
-        return {name: value.float().cpu().numpy() for name, value in outputs.items()}
+            return as_arrays(self.module(torch.from_numpy(batch).to(self.device)))
+
+
+def as_arrays(outputs: Mapping[str, torch.Tensor]) -> dict[str, np.ndarray]:
+    """What a predict module returned, as an engine does: floating-point tensors as float32, others as they are."""
+    return {k: (v.float() if v.is_floating_point() else v).cpu().numpy() for k, v in outputs.items()}
 
 
 def data_of(detector: Detector) -> Data:
@@ -101,12 +107,6 @@ class Predictor:
             found.extend(Preprocess.detections(self.engine(batch), placements))
         return found
 
-    def files(self, paths: Iterable[Path]) -> Iterator[tuple[Path, np.ndarray, Detections]]:
-        """Each image file, its pixels, and what is found in it. Raises DiagnosticError image-unreadable."""
-        for path in paths:
-            image = read_image(path)
-            yield path, image, self([image])[0]
-
 
 def detector_predictor(detector: Detector, weights: Path) -> Predictor:
     """A detector with weights from a file, run by torch, on the GPU where there is one.
@@ -165,12 +165,19 @@ def write_predictions(
     Pictures have the names of the images; where two images have the same name, a number is added.
 
     Raises:
-        DiagnosticError: image-unreadable, cannot-write.
+        DiagnosticError: cannot-write; image-unreadable for every such file, after all others are done and written.
     """
+    problems: list[Diagnostic] = []
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     used: set[str] = set()
-    for number, (path, image, found) in enumerate(predictor.files(paths), start=1):
+    for number, path in enumerate(paths, start=1):
+        try:
+            image = read_image(path)
+        except DiagnosticError as error:
+            problems.extend(error)
+            continue
+        found = predictor([image])[0]
         name = _free_name(path, used)
         write_picture(output / name, draw_detections(image, found.above(score), predictor.classes))
         size = {"width": image.shape[1], "height": image.shape[0]}
@@ -192,6 +199,8 @@ def write_predictions(
     categories = [{"id": i, "name": name} for i, name in enumerate(predictor.classes, start=1)]
     content = {"images": images, "categories": categories, "annotations": annotations}
     write_json(output / "predictions.json", content)
+    if problems:
+        raise DiagnosticError(problems)
 
 
 def _free_name(path: Path, used: set[str]) -> str:

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING
 
 import lightning.pytorch as pl
 import torch
-from detc.runtime.checkpoint import load_weights, save_weights
 from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
 
 from detc.dsl.catalogue.running import BAD_OPTION, CANNOT_RESUME, NO_SETTINGS, PRETRAINED_MISSING
 from detc.dsl.diagnostics import Diagnostic, DiagnosticError
+from detc.runtime.checkpoint import load_pretrained, load_weights, save_weights
 from detc.runtime.data.dataset import Dataset
 from detc.runtime.data.loading import EpochBatches, training_loader
 from detc.runtime.data.reading import read_split

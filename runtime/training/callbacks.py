@@ -53,7 +53,7 @@ class Checkpoints(pl.Callback):
         self.best = state_dict["best"]
 
     def ask_to_stop(self, number: int, frame: FrameType | None) -> None:
-        """The handler of Ctrl-C and SIGTERM: ends the run after the step or evaluation at hand; a second one at once."""
+        """Handles Ctrl-C and SIGTERM: ends the run after the step or evaluation at hand; a second one at once."""
         if self.stop:
             signal.default_int_handler(number, frame)
         self.stop = True

@@ -18,6 +18,7 @@ from detc.runtime.data.dataset import Dataset
 from detc.runtime.data.loading import Batch
 from detc.runtime.data.preprocess import Detections, Preprocess
 from detc.runtime.evaluate import coco_metrics
+from detc.runtime.predict import as_arrays
 from detc.runtime.training.schedule import Schedule
 
 
@@ -53,7 +54,7 @@ class DetectorModule(pl.LightningModule):
 
     def weights(self) -> dict[str, torch.Tensor]:
         """Every parameter and buffer of the detector under its key."""
-        return {**self.train_view.state_dict(), **self.predict_view.state_dict()}
+        return dict(self.train_view.state_dict())
 
     def training_step(self, batch: Batch, batch_index: int) -> dict[str, Any]:
         terms = {}
@@ -83,8 +84,7 @@ class DetectorModule(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         settings = self.schedule.optimizer
-        named = {**dict(self.predict_view.named_parameters()), **dict(self.train_view.named_parameters())}
-        trained = {name: parameter for name, parameter in named.items() if parameter.requires_grad}
+        trained = {name: p for name, p in self.train_view.named_parameters() if p.requires_grad}
         norms = [parameter for name, parameter in trained.items() if name in self.norm_keys]
         others = [parameter for name, parameter in trained.items() if name not in self.norm_keys]
         groups = [
@@ -108,9 +108,8 @@ class DetectorModule(pl.LightningModule):
 
     def validation_step(self, item: Any, batch_index: int) -> None:
         batch, placements, images = item
-        outputs = self.predict_view(torch.from_numpy(batch).to(self.device))
-        arrays = {name: value.float().cpu().numpy() for name, value in outputs.items()}
-        for image, found in zip(images, Preprocess.detections(arrays, placements), strict=True):
+        outputs = as_arrays(self.predict_view(torch.from_numpy(batch).to(self.device)))
+        for image, found in zip(images, Preprocess.detections(outputs, placements), strict=True):
             self.found[image.number] = found
 
     def on_validation_epoch_end(self) -> None:

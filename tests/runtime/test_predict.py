@@ -8,7 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from drawn import CLASSES, NORMALIZE, draw
+from drawn import CLASSES, NORMALIZE
 
 from detc.dsl.diagnostics import DiagnosticError
 from detc.runtime.data.preprocess import Preprocess
@@ -17,7 +17,7 @@ from detc.runtime.predict import Predictor, image_files, write_predictions
 
 
 def finder(batch: np.ndarray) -> dict[str, np.ndarray]:
-    """An engine that finds the bounding box of everything brighter than the mean, as a disc, and a box off the image."""
+    """An engine that finds the bounding box of all that is bright, as a disc, and a box larger than the image."""
     rows, columns = np.where(batch[0].mean(0) > 0.5)
     box = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
     return {
@@ -85,11 +85,14 @@ def test_images_with_the_same_name_keep_their_own_pictures(tmp_path):
     assert {path.name for path in (tmp_path / "out").glob("*.jpg")} == {"a.jpg", "a-2.jpg"}
 
 
-def test_a_truncated_image_is_named(tmp_path):
-    path = tmp_path / "cut.png"
-    cv2.imwrite(str(path), draw(0)[0])
+def test_a_truncated_image_is_named_after_the_others_are_done(tmp_path):
+    path, whole = tmp_path / "cut.png", tmp_path / "whole.png"
+    for each in (path, whole):
+        bright_square(each, 64, 64, (8, 8, 40, 40))
     path.write_bytes(path.read_bytes()[:-50])
     with pytest.raises(DiagnosticError) as error:
-        list(write_predictions(PREDICTOR, [path], tmp_path / "out", 0.3))
+        list(write_predictions(PREDICTOR, [path, whole], tmp_path / "out", 0.3))
+    content = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    assert [image["file_name"] for image in content["images"]] == [str(whole)]
     assert error.value.diagnostics[0].kind.slug == "image-unreadable"
     assert "cut.png" in error.value.diagnostics[0].summary

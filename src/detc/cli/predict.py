@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from detc.cli.common import split_spec
+
+if TYPE_CHECKING:
+    from detc.runtime.predict import Predictor
 
 
 def predict(
@@ -19,14 +22,26 @@ def predict(
     score: Annotated[float, typer.Option(min=0, max=1, help="Least score of the boxes drawn.")] = 0.3,
 ) -> None:
     """Find objects in images: pictures with boxes, and all boxes as COCO JSON."""
-    import detc
-    from detc.runtime.predict import detector_predictor, image_files, write_predictions
+    from detc.runtime.predict import image_files, write_predictions
 
     paths = image_files(images)
-    if weights is None:
-        raise typer.BadParameter("a spec needs --weights FILE")
-    predictor = detector_predictor(detc.load(*split_spec(spec)), weights)
+    predictor = _predictor(spec, weights)
     for path, found in write_predictions(predictor, paths, output, score):
         counts = Counter(predictor.classes[number] for number in found.above(score).classes)
         typer.echo(f"{path}: {', '.join(f'{count} {name}' for name, count in counts.items()) or 'nothing'}")
     typer.echo(f"{len(paths)} pictures and predictions.json are in {output}")
+
+
+def _predictor(spec: str, weights: Path | None) -> Predictor:
+    if spec.endswith(".detc"):
+        from detc.runtime.artifact import Artifact
+
+        if weights is not None:
+            raise typer.BadParameter(f"{spec} has its own weights: leave --weights out")
+        return Artifact.load(spec).predictor()
+    if weights is None:
+        raise typer.BadParameter("a spec needs --weights FILE")
+    import detc
+    from detc.runtime.predict import detector_predictor
+
+    return detector_predictor(detc.load(*split_spec(spec)), weights)
