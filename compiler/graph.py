@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal
-
-import networkx as nx
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal
 
 from detc.compiler.types import TensorType
 from detc.dsl.source import Span
+
+if TYPE_CHECKING:
+    import networkx
 
 # What an attribute of a node may be. Nested lists are tuples, so that attributes are values.
 Attribute = int | float | bool | str | None | tuple["Attribute", ...]
@@ -110,30 +112,37 @@ class Graph:
         self.views = {view: dict(outputs) for view, outputs in views.items()}
         self.calls = calls
         self.size_divisor = size_divisor
-        self.nx: nx.MultiDiGraph = nx.MultiDiGraph(name=name)
-        for input_name in self.inputs:
-            self.nx.add_node(input_name)
-        for node in nodes.values():
-            self.nx.add_node(node.name, node=node)
+        self._nodes = dict(nodes)
+
+    @cached_property
+    def nx(self) -> networkx.MultiDiGraph:
+        """The graph for networkx's algorithms: nodes with their `Node` under "node" (inputs have none), and an edge for
+        every use, its key the port and the index there, with the `output` that is used. Made when first asked for, since
+        importing networkx is a third of the time of checking a spec."""
+        import networkx
+
+        graph: networkx.MultiDiGraph = networkx.MultiDiGraph(name=self.name)
+        graph.add_nodes_from(self.inputs)
+        for node in self.nodes:
+            graph.add_node(node.name, node=node)
             for port, values in node.inputs:
-                for index, value in enumerate((values,) if isinstance(values, Value) else values):
-                    self.nx.add_edge(value.node, node.name, key=(port, index), output=value.output)
-        nx.freeze(self.nx)
+                for index, value in enumerate(flatten(values)):
+                    graph.add_edge(value.node, node.name, key=(port, index), output=value.output)
+        return networkx.freeze(graph)
 
     @property
     def nodes(self) -> Iterator[Node]:
         """The nodes, each after what it uses."""
-        return (data["node"] for _, data in self.nx.nodes(data=True) if "node" in data)
+        return iter(self._nodes.values())
 
     def __getitem__(self, name: str) -> Node:
-        node: Node = self.nx.nodes[name]["node"]
-        return node
+        return self._nodes[name]
 
     def __contains__(self, name: str) -> bool:
-        return name in self.nx and name not in self.inputs
+        return name in self._nodes
 
     def __len__(self) -> int:
-        return len(self.nx) - len(self.inputs)
+        return len(self._nodes)
 
     def type_of(self, value: Value) -> TensorType:
         """The type of a value."""
@@ -141,9 +150,17 @@ class Graph:
             return self.inputs[value.node]
         return self[value.node].types[value.output]
 
+    @cached_property
+    def _users(self) -> dict[str, dict[str, Node]]:
+        users: dict[str, dict[str, Node]] = {}
+        for node in self.nodes:
+            for value in node.operands:
+                users.setdefault(value.node, {})[node.name] = node
+        return users
+
     def users(self, name: str) -> list[Node]:
         """The nodes that use an output of the node (or input) called `name`."""
-        return [self[user] for user in dict.fromkeys(self.nx.successors(name))]
+        return list(self._users.get(name, {}).values())
 
     def reached(self, *views: str) -> set[str]:
         """Names of all nodes and inputs that the outputs of these views depend on."""
@@ -153,7 +170,8 @@ class Graph:
             name = stack.pop()
             if name not in found:
                 found.add(name)
-                stack.extend(self.nx.predecessors(name))
+                if name in self:
+                    stack.extend(value.node for value in self[name].operands)
         return found
 
     def view(self, *views: str) -> Graph:

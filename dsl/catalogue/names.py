@@ -125,8 +125,8 @@ Right:
 UNKNOWN_FIELD = Kind(
     "E0211",
     "unknown-field",
-    """A value is asked for a field that it does not have. Features have channels, height, width and stride; pyramids have
-levels; records and components have their parameters.
+    """A value is asked for a field that it does not have. Features have channels, height, width and stride; pyramids
+have levels; records and components have their parameters.
 
 Wrong:
 
@@ -156,8 +156,8 @@ Right:
 NO_DETECTOR = Kind(
     "E0213",
     "no-detector",
-    """The command needs a detector and the file declares none, or several and no `default NAME` says which one is meant.
-Name one, as in `detc compile FILE:NAME`, or add a default to the file:
+    """The command needs a detector and the file declares none, or several and no `default NAME` says which one is
+meant. Name one, as in `detc compile FILE:NAME`, or add a default to the file:
 
     default retinanet_r50_fpn_1x
 """,

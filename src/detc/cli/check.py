@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import sys
 from pathlib import Path
@@ -25,6 +26,8 @@ def check(
     from detc.dsl.render import count, to_json
 
     choice("--format", output_format, ("text", "json"))
+    # A check is short and makes no cycles worth collecting; looking for them takes a quarter of its time.
+    gc.disable()
     found = check_paths(paths, tuple(import_root or ()))
     if output_format == "json":
         print(
