@@ -162,8 +162,9 @@ class _Elaborator(Primitives):
         if self.predictions:
             views["predict"] = self.predictions
         inputs = {"image": IMAGE}
-        if "train" in views:
-            inputs.update({f"truth_{k}": kind for k, kind in TRUTH.items()})
+        truth = {f"truth_{k}": kind for k, kind in TRUTH.items()}
+        if "train" in views or any(v.node in truth for n in self.nodes.values() for v in n.operands):
+            inputs.update(truth)
         settle.freeze(self.frozen, self.nodes, self.weights)
         settle.tie(self.ties, self.weights)
         settle.initialise(self.init_rules, self.nodes, self.weights)

@@ -163,3 +163,18 @@ def test_the_classes_of_the_data_are_those_of_the_head(tmp_path: Path) -> None:
     assert mine.classes == ["cat", "dog"]
     assert mine.graph["bbox_head.retina_cls"].type.channels == 9 * 2
     assert mine.reported == {}, "what was published of the base was not published of a variant"
+
+
+def test_a_train_block_without_a_loss_is_reported(tmp_path: Path) -> None:
+    (tmp_path / "spec.det").write_text(
+        """
+        block Body(x: feature) -> feature {
+            train(truth) { boxes = relu(truth.boxes) }
+            return x
+        }
+        """
+        + ONLY
+    )
+    detector = detc.load(tmp_path / "spec.det")
+    assert [w.kind.slug for w in detector.warnings] == ["unused-output"]
+    assert "train" not in detector.graph.views
