@@ -18,7 +18,18 @@ from detc.compiler.graph import Call, Graph, Value, Values
 from detc.compiler.modules import Module
 from detc.compiler.overrides import RESERVED
 from detc.compiler.primitives import Primitives
-from detc.compiler.scope import POISON, Bound, Closure, DetectorValue, Function, Poisoned, Tensor, describe, leaves
+from detc.compiler.scope import (
+    POISON,
+    Bound,
+    Bundle,
+    Closure,
+    DetectorValue,
+    Function,
+    Poisoned,
+    Tensor,
+    describe,
+    leaves,
+)
 from detc.compiler.statements import GOES_ON, TRUTH, Application, outputs
 from detc.compiler.types import TensorType
 from detc.compiler.values import Record
@@ -94,9 +105,9 @@ class _Elaborator(Primitives):
         graph = verify(self._graph(name, result))
         self.diagnostics += settle.unused(graph)
         pretrained = self._pretrained(value)
-        reported = fields["reported"].value.entries if "reported" in fields else {}
+        reported = self._reported(value)
         return Elaborated(
-            name, graph, classes or (), data, schedule, pretrained, dict(reported), value, tuple(self.diagnostics)
+            name, graph, classes or (), data, schedule, pretrained, reported, value, tuple(self.diagnostics)
         )
 
     def _classes(self, value: DetectorValue, data: Record | None) -> tuple[str, ...] | None:
@@ -122,6 +133,14 @@ class _Elaborator(Primitives):
         raise DiagnosticError(
             types.TYPE_MISMATCH.at(bound.span, f"pretrained is a string, and this is {describe(bound.value)}")
         )
+
+    def _reported(self, value: DetectorValue) -> Mapping[str, Any]:
+        if "reported" not in value.fields:
+            return {}
+        bound = value.fields["reported"]
+        if not isinstance(bound.value, Bundle):
+            raise DiagnosticError(types.TYPE_MISMATCH.at(bound.span, "what was reported is written reported { ... }"))
+        return {k: self.plain(v, bound.span) for k, v in bound.value.entries.items()}
 
     def _record(self, value: DetectorValue, name: str) -> Record | None:
         if name not in value.fields:

@@ -228,7 +228,11 @@ def parse_cached(source: Source) -> t.File:
     if os.environ.get("DETC_NO_CACHE"):
         return parse(source)
     key = hashlib.sha256(_parser_version() + source.text.encode()).hexdigest()
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "detc" / "parsed"
+    try:
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "detc" / "parsed"
+    except RuntimeError:
+        # There is no home.
+        return parse(source)
     entry = folder / key
     try:
         if entry.stat().st_uid == os.getuid():

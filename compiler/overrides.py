@@ -10,7 +10,7 @@ from detc.compiler.parameters import Parameters
 from detc.compiler.scope import Bound, Closure, DetectorValue, describe
 from detc.dsl import tree as t
 from detc.dsl.catalogue import names
-from detc.dsl.diagnostics import suggest
+from detc.dsl.diagnostics import Label, suggest
 from detc.dsl.source import Span
 
 # What a detector has beside the parameters of its model.
@@ -38,11 +38,29 @@ class Overrides(Parameters):
 
     def override(self, frame: Frame, base: Any, fields: list[t.Field]) -> Any:
         """`base` with each field set, in order."""
+        self._check_fields(frame, fields)
         for field in fields:
             value = self.evaluate(frame, field.value)
             span = Span(frame.module.source, field.start, field.value.end)
             base = self._set(frame, base, field.path, Bound(value, span), field, list(field.path))
         return base
+
+    def _check_fields(self, frame: Frame, fields: list[t.Field]) -> None:
+        """Each path is set once, and nothing is set inside what is replaced after it."""
+        earlier: list[t.Field] = []
+        for field in fields:
+            for other in earlier:
+                if other.path[: len(field.path)] == field.path:
+                    raise self.error(
+                        names.REPEATED_ARGUMENT,
+                        frame,
+                        field,
+                        f'"{".".join(field.path)}" undoes what was set before it',
+                        label="set here as a whole",
+                        labels=(Label(frame.span(other), "set before"),),
+                        detail="drop one of them, or put the whole first",
+                    )
+            earlier.append(field)
 
     def _set(self, frame: Frame, base: Any, path: list[str], bound: Bound, field: t.Field, whole: list[str]) -> Any:
         name, rest = path[0], path[1:]
