@@ -116,9 +116,9 @@ class Graph:
 
     @cached_property
     def nx(self) -> networkx.MultiDiGraph:
-        """The graph for networkx's algorithms: nodes with their `Node` under "node" (inputs have none), and an edge for
-        every use, its key the port and the index there, with the `output` that is used. Made when first asked for, since
-        importing networkx is a third of the time of checking a spec."""
+        """The graph for networkx's algorithms: nodes with their `Node` under "node" (inputs have none), and an edge
+        for every use, its key the port and the index there, with the `output` that is used. Made when first asked
+        for, since importing networkx is a third of the time of checking a spec."""
         import networkx
 
         graph: networkx.MultiDiGraph = networkx.MultiDiGraph(name=self.name)
