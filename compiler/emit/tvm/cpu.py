@@ -49,7 +49,8 @@ class Registers:
         most = 4 if self.count == 32 else 2
         tiles = [self.lanes * vectors for vectors in range(1, most + 1)]
         if groups > 1:
-            return max(t for t in (*tiles, *range(1, self.lanes)) if out // groups % t == 0)
+            divisors: list[int] = [tile for tile in (*range(1, self.lanes), *tiles) if out // groups % tile == 0]
+            return divisors[-1]
 
         def useful(tile: int) -> tuple[float, int]:
             return out / (-(-out // tile) * tile), tile

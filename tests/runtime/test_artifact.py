@@ -1,0 +1,375 @@
+"""Artifacts: exported from a spec, checked, loaded and run."""
+
+import json
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+
+import detc
+from detc.compiler.emit.onnx import model as onnx_model
+from detc.dsl.diagnostics import DiagnosticError
+from detc.runtime import agreement, artifact
+from detc.runtime.agreement import Judge, head_error, image_like, match
+from detc.runtime.artifact import Artifact
+from detc.runtime.export import export
+
+SPEC = """
+import ResNet from "lib/backbones.det"
+import FPN from "lib/necks.det"
+import RetinaHead from "lib/heads.det"
+import SingleStage from "lib/models.det"
+import voc, imagenet_rgb from "lib/data.det"
+
+detector tiny : SingleStage {
+    backbone = ResNet(18, channels = 8)
+    neck     = FPN(16, levels = 3..5)
+    head     = RetinaHead(stacked = 1, channels = 16)
+    data     = voc(["cat", "dog", "fish"], root = "pets")
+}
+"""
+SIZE = (64, 96)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> detc.Detector:
+    path = tmp_path_factory.mktemp("spec") / "tiny.det"
+    path.write_text(SPEC)
+    return detc.load(path)
+
+
+@pytest.fixture(scope="module")
+def module(tiny: detc.Detector) -> torch.fx.GraphModule:
+    """The predict module with weights that find many objects."""
+    torch.manual_seed(0)
+    module = tiny.module("predict")
+    with torch.no_grad():
+        for key, value in module.state_dict().items():
+            if key.endswith("retina_cls.weight"):
+                value.mul_(60)
+            if key.endswith("retina_cls.bias"):
+                value.fill_(-2.0)
+    return module
+
+
+@pytest.fixture(scope="module")
+def exported(tiny: detc.Detector, module: torch.fx.GraphModule, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An llvm artifact for two images."""
+    path = tmp_path_factory.mktemp("artifact") / "tiny.detc"
+    verification = export(tiny, module, path, target="llvm", height=SIZE[0], width=SIZE[1], batch=2)
+    assert verification.status == "passed"
+    assert verification.detections > 20
+    assert verification.made_up == verification.made_up_matched > 20
+    return path
+
+
+def expected(module: torch.fx.GraphModule, image: np.ndarray) -> dict[str, np.ndarray]:
+    with torch.inference_mode():
+        return {name: value.numpy() for name, value in module.eval()(torch.from_numpy(image)).items()}
+
+
+def altered(source: Path, copy: Path, **changes: object) -> Path:
+    """A copy of an artifact with fields of its manifest changed."""
+    with zipfile.ZipFile(source) as old, zipfile.ZipFile(copy, "w") as new:
+        for name in old.namelist():
+            data = old.read(name)
+            if name == "manifest.json":
+                data = json.dumps({**json.loads(data), **changes}).encode()
+            new.writestr(name, data)
+    return copy
+
+
+def refused(path: Path, slug: str) -> str:
+    with pytest.raises(DiagnosticError) as raised:
+        Artifact.load(path)
+    (diagnostic,) = raised.value.diagnostics
+    assert diagnostic.kind.slug == slug
+    return diagnostic.summary
+
+
+def test_the_manifest_says_what_is_in_it(exported: Path, tiny: detc.Detector) -> None:
+    manifest = Artifact.load(exported).manifest
+    assert manifest["classes"] == ["cat", "dog", "fish"]
+    assert manifest["inputs"] == [{"name": "image", "shape": [2, 3, *SIZE], "dtype": "float32"}]
+    assert {output["name"]: output["dtype"] for output in manifest["outputs"]} == {
+        "boxes": "float32",
+        "scores": "float32",
+        "classes": "int64",
+    }
+    assert manifest["spec"]["text"] == SPEC
+    assert manifest["spec"]["hash"] == tiny.hash
+    assert manifest["preprocessing"]["normalize"]["mean"] == [123.675, 116.28, 103.53]
+    assert manifest["verification"]["status"] == "passed"
+    assert manifest["versions"]["detc"] == detc.__version__
+
+
+def test_weights_are_in_it_once(exported: Path, tiny: detc.Detector) -> None:
+    weights = sum(4 * int(np.prod(weight.shape)) for weight in tiny.graph.weights.values())
+    with zipfile.ZipFile(exported) as archive:
+        sizes = {entry.filename: entry.file_size for entry in archive.infolist()}
+    assert sizes["weights.safetensors"] < 1.3 * weights
+    assert sizes["kernels.so"] < 2e6
+
+
+def test_it_gives_the_boxes_of_the_fx_module(exported: Path, module: torch.fx.GraphModule) -> None:
+    image = image_like(7, (2, 3, *SIZE))
+    found, wanted = Artifact.load(exported)(image), expected(module, image)
+    assert found["boxes"].shape == wanted["boxes"].shape
+    for row in range(2):
+        matched, count = match(*({name: values[name][row] for name in values} for values in (wanted, found)))
+        assert matched >= 0.98 * count > 5
+
+
+def test_fewer_images_than_the_batch(exported: Path) -> None:
+    loaded = Artifact.load(exported)
+    image = image_like(3, (2, 3, *SIZE))
+    one, two = loaded(image[:1]), loaded(image)
+    for name, value in one.items():
+        np.testing.assert_array_equal(value, two[name][:1])
+
+
+def test_it_runs_with_the_runtime_alone(exported: Path, tmp_path: Path) -> None:
+    image = image_like(3, (1, 3, *SIZE))
+    np.save(tmp_path / "image.npy", image)
+    program = f"""
+import sys
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name in ("torch", "onnxruntime") or name.startswith("tvm."):
+            raise ImportError(name + " is blocked")
+sys.meta_path.insert(0, Blocked())
+import numpy as np
+from detc.runtime.artifact import Artifact
+found = Artifact.load({str(exported)!r})(np.load({str(tmp_path / "image.npy")!r}))
+np.savez({str(tmp_path / "found.npz")!r}, **found)
+loaded = set(sys.modules) & {{"torch", "tvm", "onnxruntime", "onnx"}}
+assert not loaded, loaded
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
+    for name, value in Artifact.load(exported)(image).items():
+        np.testing.assert_array_equal(np.load(tmp_path / "found.npz")[name], value)
+
+
+def test_a_picture_goes_in_and_boxes_in_its_pixels_come_out(exported: Path) -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (120, 90, 3), dtype=np.uint8)
+    predictor = Artifact.load(exported).predictor()
+    (found,) = predictor([picture])
+    assert predictor.classes == ("cat", "dog", "fish")
+    assert len(found.boxes) > 0
+    assert found.boxes[:, 2].max() <= 90
+    assert found.boxes[:, 3].max() > 64, "the boxes are in the picture's pixels"
+
+
+@pytest.mark.parametrize("part", [0.001, 0.3, 0.999])
+def test_a_truncated_artifact(exported: Path, tmp_path: Path, part: float) -> None:
+    data = exported.read_bytes()
+    path = tmp_path / "cut.detc"
+    path.write_bytes(data[: int(len(data) * part)])
+    assert "cut short" in refused(path, "artifact-damaged")
+
+
+def test_an_altered_byte_is_noticed_before_anything_is_run(exported: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(exported) as archive:
+        entry = archive.getinfo("kernels.so")
+    data = bytearray(exported.read_bytes())
+    data[entry.header_offset + entry.file_size // 2] ^= 1
+    path = tmp_path / "altered.detc"
+    path.write_bytes(data)
+    refused(path, "artifact-damaged")
+
+
+def test_a_changed_member_with_a_right_checksum_is_noticed(exported: Path, tmp_path: Path) -> None:
+    path = tmp_path / "changed.detc"
+    with zipfile.ZipFile(exported) as old, zipfile.ZipFile(path, "w") as new:
+        for name in old.namelist():
+            data = old.read(name)
+            new.writestr(name, data[:-1] + b"x" if name == "kernels.so" else data)
+    assert "kernels.so" in refused(path, "artifact-damaged")
+
+
+def test_what_is_no_artifact(tmp_path: Path) -> None:
+    (tmp_path / "text.detc").write_text("detector tiny")
+    refused(tmp_path / "text.detc", "not-an-artifact")
+    with zipfile.ZipFile(tmp_path / "other.detc", "w") as archive:
+        archive.writestr("readme", "hello")
+    refused(tmp_path / "other.detc", "not-an-artifact")
+    refused(tmp_path / "absent.detc", "not-an-artifact")
+
+
+def test_names_that_lead_outside_are_not_followed(exported: Path, tmp_path: Path) -> None:
+    data = b"evil"
+    digest = artifact.hashlib.sha256(data).hexdigest()
+    with zipfile.ZipFile(exported) as archive:
+        files = json.loads(archive.read("manifest.json"))["files"]
+    path = altered(exported, tmp_path / "evil.detc", files=files | {"../evil.so": {"size": 4, "sha256": digest}})
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("../evil.so", data)
+    Artifact.load(path)
+    assert not (tmp_path.parent / "evil.so").exists()
+
+
+def test_a_compressed_member_is_refused(exported: Path, tmp_path: Path) -> None:
+    path = tmp_path / "bomb.detc"
+    with zipfile.ZipFile(exported) as old, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as new:
+        for name in old.namelist():
+            new.writestr(name, old.read(name))
+    refused(path, "artifact-damaged")
+
+
+def test_another_format_machine_or_tvm(exported: Path, tmp_path: Path) -> None:
+    path = tmp_path / "other.detc"
+    assert "format 99" in refused(altered(exported, path, format=99), "artifact-version")
+    assert "0.1" in refused(altered(exported, path, versions={"tvm": "0.1"}), "artifact-version")
+    assert "avx9000" in refused(altered(exported, path, features=["avx9000"]), "artifact-for-another-machine")
+    assert "vax" in refused(altered(exported, path, machine="vax"), "artifact-for-another-machine")
+    refused(altered(exported, path, classes=None, files=3), "artifact-damaged")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_cuda_artifact_where_there_is_no_gpu(exported: Path, tmp_path: Path) -> None:
+    refused(altered(exported, tmp_path / "cuda.detc", target="cuda", arch="sm_90"), "artifact-for-another-machine")
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        np.zeros((1, 3, 64, 95), np.float32),
+        np.zeros((3, 3, *SIZE), np.float32),
+        np.zeros((0, 3, *SIZE), np.float32),
+        np.zeros((1, 1, *SIZE), np.float32),
+        np.zeros((1, 3, *SIZE), np.uint8),
+        np.zeros(SIZE, np.float32),
+    ],
+)
+def test_an_image_that_it_does_not_take(exported: Path, image: np.ndarray) -> None:
+    with pytest.raises(DiagnosticError, match="wrong-artifact-input"):
+        Artifact.load(exported)(image)
+
+
+def test_pixels_that_are_no_numbers_find_nothing_wrong(exported: Path) -> None:
+    found = Artifact.load(exported)(np.full((1, 3, *SIZE), np.nan, np.float32))
+    assert found["boxes"].shape[0] == 1
+
+
+def test_onnx_as_an_artifact_and_as_a_bare_model(
+    tiny: detc.Detector, module: torch.fx.GraphModule, tmp_path: Path
+) -> None:
+    image = image_like(7, (1, 3, *SIZE))
+    wanted = expected(module, image)
+    for name in ("tiny.detc", "tiny.onnx"):
+        verification = export(tiny, module, tmp_path / name, target="onnx", height=SIZE[0], width=SIZE[1])
+        assert verification.status == "passed"
+    found = Artifact.load(tmp_path / "tiny.detc")(image)
+    session = onnxruntime.InferenceSession(tmp_path / "tiny.onnx")
+    bare = dict(zip(("boxes", "scores", "classes"), session.run(None, {"image": image}), strict=True))
+    assert len(session.get_outputs()) == 3
+    for values in (found, bare):
+        matched, count = match(*({key: each[key][0] for key in each} for each in (wanted, values)))
+        assert matched >= 0.98 * count > 5
+    metadata = {entry.key: entry.value for entry in onnx.load(tmp_path / "tiny.onnx").metadata_props}
+    assert json.loads(metadata["detc"])["classes"] == ["cat", "dog", "fish"]
+
+
+def test_what_disagrees_is_not_written(
+    tiny: detc.Detector, module: torch.fx.GraphModule, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = onnx_model.Builder.weight
+
+    def slightly_off(self: onnx_model.Builder, node: object, name: str) -> str:
+        key = original(self, node, name)
+        if key == "neck.fpn_convs.1.conv.bias":
+            values = onnx.numpy_helper.to_array(self.initializers[key])
+            self.initializers[key] = onnx.numpy_helper.from_array(values + np.float32(0.05), key)
+        return key
+
+    monkeypatch.setattr(onnx_model.Builder, "weight", slightly_off)
+    with pytest.raises(DiagnosticError, match="export-disagrees") as raised:
+        export(tiny, module, tmp_path / "x.detc", target="onnx", height=SIZE[0], width=SIZE[1])
+    assert "failed" in raised.value.diagnostics[0].detail
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_post_processing_that_is_wrong_is_noticed_without_trained_weights(tiny: detc.Detector) -> None:
+    module = tiny.module("predict")
+    state = {key: value.numpy() for key, value in module.state_dict().items()}
+    judge = Judge(tiny.graph.view("predict"), state)
+
+    class Wrong:
+        """The judge itself, but for a box that is a tenth of a pixel off."""
+
+        def __call__(self, image: np.ndarray) -> dict[str, np.ndarray]:
+            return judge(image)
+
+        def detect(self, results: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+            found = judge.detect(np.zeros((1, 3, *SIZE), np.float32), results)
+            return {**found, "boxes": found["boxes"] + 0.1 * (found["scores"][..., None] > 0)}
+
+    verification = agreement.compare(judge, Wrong(), (1, 3, *SIZE))
+    assert verification.detections == 0
+    assert verification.status == "failed"
+    assert verification.made_up_matched < 0.5 * verification.made_up
+
+
+BOXES = np.array([[0, 0, 10, 10], [20, 20, 60, 60], [0, 0, 0, 0]], np.float32)
+ONE = {"boxes": BOXES, "scores": np.array([0.9, 0.5, 0], "f4"), "classes": np.array([1, 2, -1])}
+
+
+@pytest.mark.parametrize(
+    ("change", "matched"),
+    [
+        ({}, (2, 2)),
+        ({"boxes": BOXES[[1, 0, 2]], "scores": ONE["scores"], "classes": np.array([2, 1, -1])}, (0, 2)),
+        ({"boxes": BOXES + np.float32(0.04)}, (2, 2)),
+        ({"boxes": BOXES + np.float32(0.055)}, (0, 2)),
+        ({"scores": ONE["scores"] + np.float32(2e-4)}, (0, 2)),
+        ({"classes": np.array([1, 1, -1])}, (1, 2)),
+        ({"classes": np.array([1, 2, 0])}, (2, 3)),
+        ({"classes": np.array([1, -1, -1])}, (1, 2)),
+    ],
+)
+def test_detections_match_one_to_one(change: dict[str, np.ndarray], matched: tuple[int, int]) -> None:
+    assert match(ONE, {**ONE, **change}) == matched
+
+
+def test_equal_scores_may_swap() -> None:
+    tied = {**ONE, "scores": np.array([0.9, 0.9, 0], "f4")}
+    swapped = {"boxes": BOXES[[1, 0, 2]], "scores": tied["scores"], "classes": np.array([2, 1, -1])}
+    assert match(tied, swapped) == (2, 2)
+
+
+def test_errors_of_network_results_are_absolute_below_one_and_relative_above() -> None:
+    assert head_error(np.array([0.5, 0.1]), np.array([0.5, 0.2])) == pytest.approx(0.1)
+    assert head_error(np.array([100.0, 1.0]), np.array([101.0, 1.0])) == pytest.approx(0.01)
+    assert np.isnan(head_error(np.array([1.0]), np.array([np.nan])))
+
+
+def command(*arguments: object) -> subprocess.CompletedProcess[str]:
+    program = "from detc.cli import main; main()"
+    return subprocess.run(
+        [sys.executable, "-c", program, "export", *map(str, arguments)], capture_output=True, text=True, check=False
+    )
+
+
+def test_the_command(tiny: detc.Detector, tmp_path: Path) -> None:
+    refusal = command(tiny.path, "--target", "onnx", "--size", "50x90")
+    assert refusal.returncode == 1
+    assert "E0802" in refusal.stderr
+    assert "Traceback" not in refusal.stderr
+    output = tmp_path / "tiny.detc"
+    arguments = ("--target", "onnx", "--size", "64x96", "--random-weights", "--output", output)
+    done = command(f"{tiny.path}:tiny", *arguments)
+    assert done.returncode == 0, done.stderr
+    assert "passed" in done.stdout
+    assert Artifact.load(output).name == "tiny"
+
+
+def test_a_wrong_command_line(tiny: detc.Detector) -> None:
+    assert command(tiny.path, "--target", "tpu").returncode == 2
+    assert command(tiny.path, "--target", "onnx", "--size", "64").returncode == 2
+    assert command(tiny.path, "--target", "onnx", "--arch", "sm_90").returncode == 2
