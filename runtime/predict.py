@@ -55,21 +55,33 @@ def data_of(detector: Detector) -> Data:
     if detector.data is None:
         raise DiagnosticError(NO_SETTINGS.at(None, f"{detector.name} has no `data`"))
     settings = data_settings(detector.data)
-    if list(detector.classes) != list(settings.classes):
-        notes = (f"the detector's: {', '.join(detector.classes)}", f"the data's: {', '.join(settings.classes)}")
-        raise DiagnosticError(
-            CLASS_LISTS_DIFFER.at(None, "the detector's classes are not those of its data", notes=notes)
-        )
+    _require_same_classes(detector, settings.classes, "its data")
     return settings
 
 
 def loaded_module(detector: Detector, weights: Path) -> Any:
-    """The detector's predict module with weights from a file."""
-    from detc.runtime.checkpoint import load_weights
+    """The detector's predict module with weights from a file.
 
+    Raises:
+        DiagnosticError: class-lists-differ where the file names other classes, and whatever is wrong with the weights.
+    """
+    from detc.runtime.checkpoint import load_weights, read_checkpoint
+
+    trained_on = read_checkpoint(weights).classes
+    if trained_on is not None:
+        _require_same_classes(detector, trained_on, str(weights))
     module = detector.modules("predict")["predict"]
     load_weights(module, weights, detector)
     return module
+
+
+def _require_same_classes(detector: Detector, classes: Sequence[str], whose: str) -> None:
+    """Old checkpoints write an underscore for a blank."""
+    ours, theirs = ([name.replace("_", " ") for name in names] for names in (detector.classes, classes))
+    if ours != theirs:
+        notes = (f"the detector's: {', '.join(detector.classes)}", f"those of {whose}: {', '.join(classes)}")
+        summary = f"the classes of {detector.name} are not those of {whose}"
+        raise DiagnosticError(CLASS_LISTS_DIFFER.at(None, summary, notes=notes))
 
 
 def default_device() -> str:

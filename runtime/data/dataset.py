@@ -81,7 +81,7 @@ class Findings:
     def diagnostics(self) -> list[Diagnostic]:
         """One diagnostic for each kind and cause, with its count."""
         return [
-            kind.at(None, f"{len(places)} {what}", detail="such as " + ", ".join(dict.fromkeys(places[:EXAMPLES])))
+            kind.at(None, f"{what}: {len(places)}", detail="such as " + ", ".join(dict.fromkeys(places[:EXAMPLES])))
             for (kind, what), places in self.found.items()
         ]
 
@@ -137,7 +137,7 @@ def build_dataset(
         raise DiagnosticError(problems.diagnostics())
     for (_, what), places in problems.found.items():
         for place in places:
-            findings.add(IMAGE_LEFT_OUT, f"{what}: left out", place)
+            findings.add(IMAGE_LEFT_OUT, f"{what}, left out", place)
     index = {name: number for number, name in enumerate(classes)}
     taken = {image.number for image in raw if image.number is not None}
     free = iter(range(1, len(raw) + len(taken) + 1))
@@ -172,7 +172,7 @@ def _match_classes(sources: Sequence[RawSource], classes: tuple[str, ...], findi
             )
         )
     for name in unknown:
-        what = f'objects of class "{name}", which the spec does not list: left out'
+        what = f'objects of class "{name}", which the spec does not list, left out'
         for _ in range(seen[name]):
             findings.add(UNUSED_CLASS, what, name)
     for name in classes:
@@ -195,7 +195,7 @@ def _once(sources: Sequence[RawSource], findings: Findings) -> list[RawImage]:
     for source in sources:
         for image in source.images:
             if image.path in images:
-                findings.add(DUPLICATE, "images listed twice: used once", image.path.name)
+                findings.add(DUPLICATE, "images listed twice, used once", image.path.name)
             else:
                 images[image.path] = image if len(sources) == 1 else replace(image, number=None)
     return list(images.values())
@@ -206,13 +206,13 @@ def _image_sizes(images: Sequence[RawImage], problems: Findings) -> dict[Path, t
 
     def look(image: RawImage) -> tuple[tuple[int, int] | None, Kind | None, str]:
         if not image.path.is_file():
-            return None, IMAGE_MISSING, "images are missing"
+            return None, IMAGE_MISSING, "images missing"
         try:
             sizes = header_sizes(image.path)
         except ImageProblem as problem:
-            return None, IMAGE_UNREADABLE, f"images cannot be read ({problem})"
+            return None, IMAGE_UNREADABLE, f"images unreadable ({problem})"
         if image.size is not None and image.size not in sizes:
-            return None, SIZE_DISAGREES, "images have another size than their annotation says"
+            return None, SIZE_DISAGREES, "images of another size than their annotation says"
         return image.size or next(iter(sizes)), None, ""
 
     sizes = {}
@@ -244,16 +244,16 @@ def _annotated(
     over = (boxes[:, :2] < -1).any(1) | (boxes[:, 2] > size[0] + 1) | (boxes[:, 3] > size[1] + 1)
     crossing = finite & ~inverted & ~flat & ~beside & over
     for mask, what in (
-        (~finite, "boxes with a corner that is not a finite number: left out"),
-        (inverted, "boxes whose right or lower side comes before the other: left out"),
-        (flat, "boxes without an area: left out"),
-        (outside, "boxes wholly outside their image: left out"),
-        (crossing, "boxes that reach over the border by more than a pixel: cut there for training"),
+        (~finite, "boxes with a corner that is not a finite number, left out"),
+        (inverted, "boxes whose right or lower side comes before the other, left out"),
+        (flat, "boxes without an area, left out"),
+        (outside, "boxes wholly outside their image, left out"),
+        (crossing, "boxes that reach over the border by more than a pixel, cut there for training"),
     ):
         for _ in range(int(mask.sum())):
             findings.add(BAD_BOX, what, raw.path.name)
     kept = finite & ~inverted & ~flat & ~outside
     keys = np.column_stack([boxes, labels])[kept & ~ignored]
     for _ in range(len(keys) - len(np.unique(keys, axis=0)) if len(keys) else 0):
-        findings.add(DUPLICATE, "boxes equal to another of their class: trained on once", raw.path.name)
+        findings.add(DUPLICATE, "boxes equal to another of their class, trained on once", raw.path.name)
     return AnnotatedImage(number, raw.path, size, boxes[kept], labels[kept], areas[kept], ignored[kept])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from detc.dsl.catalogue.data import DATA_MISSING
@@ -28,7 +29,8 @@ def read_split(settings: Data, split: str, root: Path, strict: bool) -> tuple[Da
     if not root.is_dir():
         hint = "--data ROOT on the command line says where the data lies"
         raise DiagnosticError(DATA_MISSING.at(None, f"{root}, the data's root, is not there", detail=hint))
-    return build_dataset([_read(source, root) for source in sources], settings.classes, strict)
+    dataset, warnings = build_dataset([_read(source, root) for source in sources], settings.classes, strict)
+    return dataset, [replace(warning, summary=f"{split}: {warning.summary}") for warning in warnings]
 
 
 def _read(source: Source, root: Path) -> RawSource:

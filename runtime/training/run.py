@@ -141,6 +141,9 @@ def resume_run(folder: Path, options: RunOptions) -> Run:
     if not run.state.exists():
         hint = "it was stopped before its first save; remove the folder and start again"
         raise DiagnosticError(CANNOT_RESUME.at(None, f"{folder} has no last.ckpt", detail=hint))
+    if before.get("spec_hash") != options.spec_hash:
+        hint = "the spec that the run was started from is in its spec.det"
+        raise DiagnosticError(CANNOT_RESUME.at(None, f"{folder}: the spec has been changed since", detail=hint))
     changed = [
         f"{name} was {before.get(name)}, is {value}"
         for name, value in asdict(options).items()

@@ -11,7 +11,7 @@ import cv2
 import pytest
 import torch
 from drawn import voc_folder
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import detc
 from detc.cli.evaluate import evaluate as eval_command
@@ -193,12 +193,14 @@ def test_trained_weights_are_evaluated_and_predicted_with(spec, finished, tmp_pa
     assert cv2.imread(str(tmp_path / "found" / "img_000.jpg")).shape == (64, 96, 3)
 
 
-def test_weights_of_other_classes_are_refused(spec, finished, tmp_path):
-    other = spec.with_name("other.det")
-    other.write_text(SPEC.replace('["square", "disc"]', '["disc", "square"]'))
+@pytest.mark.parametrize("classes", [("disc", "square"), ("cat", "dog")])
+def test_weights_of_other_classes_are_refused(spec, finished, tmp_path, classes):
+    weights = tmp_path / "other.safetensors"
+    save_file(load_file(finished.last_weights), weights, {"classes": json.dumps(classes)})
     with pytest.raises(DiagnosticError) as error:
-        eval_command(f"{other}:tiny", finished.last_weights, split="test", workers=0)
-    assert slug(error) == "classes-reordered"
+        eval_command(f"{spec}:tiny", weights, split="test", workers=0)
+    assert slug(error) == "class-lists-differ"
+    assert ", ".join(classes) in error.value.diagnostics[0].notes[1]
 
 
 def test_lr_factor_warms_up_evenly_and_decays_after_its_epochs():
