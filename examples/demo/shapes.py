@@ -4,7 +4,7 @@
 
 FOLDER gets the folders train, val and test with pictures, and annotations/{train,val,test}.json. The three are drawn
 from seeds of their own, so that no picture of one is in another. Five kinds of shape vary in size, angle, colour and
-texture, hide each other, and lie on backgrounds of noise, gradients and stray lines in colours that may be near theirs.
+texture, hide each other, and lie on backgrounds of noise, gradients and stray lines.
 """
 
 from __future__ import annotations
@@ -72,12 +72,20 @@ def noise(draw: np.random.Generator, strength: float) -> Image:
 def background(draw: np.random.Generator) -> Image:
     """Noise around two colours that pass into each other, with stray lines."""
     ramp = np.linspace(0, 1, SIZE, dtype=np.float32)[:, None, None]
-    picture = (1 - ramp) * draw.uniform(40, 215, 3) + ramp * draw.uniform(40, 215, 3) + noise(draw, 60)
+    picture = (1 - ramp) * draw.uniform(40, 215, 3) + ramp * draw.uniform(40, 215, 3) + noise(draw, 40)
     picture = np.ascontiguousarray(np.rot90(picture, draw.integers(4)).astype(np.float32))
     for _ in range(draw.integers(2, 9)):
         ends = draw.integers(0, SIZE, 4).tolist()
         cv2.line(picture, ends[:2], ends[2:], draw.uniform(0, 255, 3).tolist(), int(draw.integers(1, 5)), cv2.LINE_AA)
     return picture
+
+
+def colour(draw: np.random.Generator, behind: Image) -> Points:
+    """A colour that differs from the mean of what it covers enough for a person to see."""
+    while True:
+        found = draw.uniform(20, 235, 3)
+        if np.abs(found - behind.mean(axis=0)).max() > 60:
+            return found
 
 
 def picture(draw: np.random.Generator) -> tuple[Image, list[tuple[int, list[int], int]]]:
@@ -86,7 +94,7 @@ def picture(draw: np.random.Generator) -> tuple[Image, list[tuple[int, list[int]
     shapes: list[tuple[int, Image]] = []
     for _ in range(draw.integers(1, 7)):
         kind = int(draw.integers(len(CLASSES)))
-        radius = np.exp(draw.uniform(np.log(9), np.log(48)))
+        radius = np.exp(draw.uniform(np.log(13), np.log(52)))
         turn = draw.uniform(0, 2 * np.pi)
         rotation = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
         centre = draw.uniform(0.6 * radius, SIZE - 0.6 * radius, 2)
@@ -95,7 +103,7 @@ def picture(draw: np.random.Generator) -> tuple[Image, list[tuple[int, list[int]
         mask = np.zeros((SIZE, SIZE), np.uint8)
         # Corners in sixteenths of a pixel.
         cv2.fillPoly(mask, [np.round(outline * 16).astype(np.int32)], 255, cv2.LINE_AA, shift=4)
-        fill = draw.uniform(20, 235, 3) + noise(draw, draw.uniform(5, 45))
+        fill = colour(draw, image[mask > 0]) + noise(draw, draw.uniform(3, 30))
         weight = (mask / 255 * draw.uniform(0.8, 1.0)).astype(np.float32)[:, :, None]
         image = image * (1 - weight) + fill * weight
         shapes.append((kind, mask > 127))
