@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -23,13 +24,15 @@ def evaluate(
     workers: Annotated[int, typer.Option(min=0, help="Processes that load images.")] = 2,
 ) -> None:
     """Measure a detector on annotated images, with COCO's metrics."""
+    from rich.console import Console
     from rich.progress import track
 
     import detc
     from detc.runtime.evaluate import evaluate as measure
     from detc.runtime.evaluate import write_evaluation
 
-    measured = measure(detc.load(*split_spec(spec)), weights, data, split, workers, report, track)
+    watch = partial(track, description="evaluating", console=Console(stderr=True))
+    measured = measure(detc.load(*split_spec(spec)), weights, data, split, workers, report, watch)
     _print(measured.evaluation, split)
     if output is not None:
         write_evaluation(output, measured)
