@@ -17,11 +17,12 @@ from detc.dsl.render import to_json, to_text
 from detc.dsl.source import Source
 
 TEXTS = [f.read_text() for f in sorted(specs_folder().rglob("*.det")) if f.stat().st_size < 12_000]
-PIECES = (
-    "{ } ( ) [ ] , : = |> -> .. ..< + - * // / % ** & == < if else then for in return with not none true 0 1 2 3.5 "
-    '"s" `l{i}` x p c[3] block op neck head model record let detector default import freeze init tie train predict loss '
-    "conv: Conv2d(8, 3) relu max_pool(2) ResNet(18) BatchNorm2d() 3..7 {3: x} {a = x} x.levels x.channels"
-).split(" ")
+WORDS = """
+{ } ( ) [ ] , : = |> -> .. ..< + - * // / % ** & == < if else then for in return with not none true 0 1 2 3.5 "s" `l{i}` x p
+c[3] block op neck head model record let detector default import freeze init tie train predict loss relu max_pool(2) 3..7
+ResNet(18) BatchNorm2d() x.levels x.channels
+"""
+PIECES = [*WORDS.split(), "conv: Conv2d(8, 3)", "{3: x}", "{a = x}"]
 
 
 def answer(text: str, folder: Path) -> None:

@@ -4,13 +4,12 @@ Exit status: 0 fine; 1 a diagnostic, or something that does not agree; 2 a wrong
 130 interrupted.
 """
 
-from __future__ import annotations
-
 import importlib
 import os
 import sys
 import traceback
 from pathlib import Path
+from typing import Annotated
 
 # Verb -> the module and the function in it. A command's module is imported only when the command is meant, so that
 # `detc check` starts quickly.
@@ -79,15 +78,21 @@ def _run(arguments: list[str]) -> int:
 
     @app.callback()
     def options(
-        version: bool = typer.Option(
-            False, "--version", callback=show_version, is_eager=True, help="Print the version."
-        ),
+        version: Annotated[
+            bool, typer.Option("--version", callback=show_version, is_eager=True, help="Print the version.")
+        ] = False,
+        kernels: Annotated[
+            list[Path] | None, typer.Option(help="A Python file, which is run, with kernels of your own primitives.")
+        ] = None,
     ) -> None:
-        pass
+        from detc.runtime import plugins
+
+        for path in kernels or ():
+            plugins.register(path)
 
     # With a verb given, only its module is loaded; without one (help, a misspelling), all are, for their descriptions.
-    wanted = [a for a in arguments if not a.startswith("-")][:1]
-    verbs = wanted if wanted and wanted[0] in COMMANDS else list(COMMANDS)
+    wanted = [a for a in arguments if not a.startswith("-")]
+    verbs = [a for a in wanted if a in COMMANDS][:1] or list(COMMANDS)
     for verb in verbs:
         module = importlib.import_module(COMMANDS[verb])
         app.command(verb)(getattr(module, FUNCTIONS.get(verb, verb)))
