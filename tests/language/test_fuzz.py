@@ -18,9 +18,9 @@ from detc.dsl.source import Source
 
 TEXTS = [f.read_text() for f in sorted(specs_folder().rglob("*.det")) if f.stat().st_size < 12_000]
 WORDS = """
-{ } ( ) [ ] , : = |> -> .. ..< + - * // / % ** & == < if else then for in return with not none true 0 1 2 3.5 "s" `l{i}` x p
-c[3] block op neck head model record let detector default import freeze init tie train predict loss relu max_pool(2) 3..7
-ResNet(18) BatchNorm2d() x.levels x.channels
+{ } ( ) [ ] , : = |> -> .. ..< + - * // / % ** & == < if else then for in return with not none true 0 1 2 3.5 "s" `l{i}`
+x p c[3] block op neck head model record let detector default import freeze init tie train predict loss relu max_pool(2)
+3..7 ResNet(18) BatchNorm2d() x.levels x.channels
 """
 PIECES = [*WORDS.split(), "conv: Conv2d(8, 3)", "{3: x}", "{a = x}"]
 
