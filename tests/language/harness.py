@@ -2,8 +2,8 @@
 
 A block ```det is a file. A comment `# error: [slug]` or `# warning: [slug]` at the end of a line expects that
 diagnostic with its culprit on that line; a block without any must compile without one. `det path=lib.det` writes the
-block as a file that later blocks of the same section can import. A block ```types after it lists nodes and the types that
-they must have, ```weights lists exactly the weights with their shapes, ```divisor the size divisor.
+block as a file that later blocks of the same section can import. A block ```types after it lists nodes and the types
+that they must have, ```weights lists exactly the weights with their shapes, ```divisor the size divisor.
 """
 
 from __future__ import annotations
