@@ -61,15 +61,17 @@ def export(
     size = {"batch": batch, "height": height, "width": width}
     candidate: Candidate | None
     if target == "onnx":
-        from detc.compiler.emit.onnx import emit, emit_detect
+        from detc.compiler.emit.onnx import drop_outputs, emit, emit_detect
 
         step("writing the ONNX model")
-        model = emit(graph, weights, batch=batch, height=height, width=width)
+        inner = heads(graph)
+        model = emit(graph, weights, batch=batch, height=height, width=width, also=inner)
+        whole = model.SerializeToString()
+        drop_outputs(model, len(inner))
         members = {"model.onnx": model.SerializeToString()}
         extra: dict[str, Any] = {"arch": None}
-        full = emit(graph, weights, batch=batch, height=height, width=width, also=heads(graph))
-        detect = emit_detect(graph, weights, **size)
-        candidate = OnnxCandidate(members["model.onnx"], full.SerializeToString(), detect.SerializeToString())
+        detect = emit_detect(graph, weights, **size).SerializeToString()
+        candidate = OnnxCandidate(members["model.onnx"], whole, detect)
     else:
         from detc.compiler.emit.tvm.build import build_cuda, build_llvm
 

@@ -6,7 +6,8 @@ import onnxruntime
 import pytest
 from small_graphs import Small, retinanet
 
-from detc.compiler.emit.onnx import emit
+from detc.compiler.emit.onnx import drop_outputs, emit, emit_detect
+from detc.compiler.emit.static import heads
 from detc.compiler.graph import Graph, Node, Value
 from detc.compiler.passes import apply
 from detc.compiler.passes.fold_batch_norm import FoldBatchNorm
@@ -37,6 +38,7 @@ def test_a_detector_gives_the_same_boxes(batch: int, fold: bool) -> None:
     if fold:
         graph, weights = apply([FoldBatchNorm()], graph, weights)
     model = emit(graph, weights, batch=batch, height=64, width=96)
+    onnx.checker.check_model(model, full_check=True)
     assert {imported.domain for imported in model.opset_import} == {""}
     outputs = run(model, small.image.numpy())
     np.testing.assert_array_equal(outputs["classes"], expected["classes"])
@@ -94,6 +96,31 @@ def test_nms_keeps_the_best_of_each_class_in_order_and_fills_up(height: int, iou
     assert outputs["boxes"].shape == (2, keep, 4)
     for name, value in expected.items():
         np.testing.assert_allclose(outputs[name], value, atol=1e-6, err_msg=name)
+
+
+def test_inner_values_can_be_returned_too_and_be_taken_back() -> None:
+    small, graph = retinanet()
+    inner = heads(graph)
+    model = emit(graph, small.arrays, batch=1, height=64, width=96, also=inner)
+    outputs = run(model, small.image.numpy())
+    for name, value in inner.items():
+        np.testing.assert_allclose(outputs[name], small.values[value].numpy(), atol=1e-5)
+    drop_outputs(model, len(inner))
+    onnx.checker.check_model(model, full_check=True)
+    assert model == emit(graph, small.arrays, batch=1, height=64, width=96)
+
+
+def test_post_processing_alone() -> None:
+    small, graph = retinanet()
+    results = {name: small.values[value].numpy() for name, value in heads(graph).items()}
+    model = emit_detect(graph, small.arrays, batch=1, height=64, width=96)
+    assert {node.op_type for node in model.graph.node}.isdisjoint({"Conv", "Sigmoid"})
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    boxes, scores, classes = session.run(None, results)
+    expected = small.expected(graph)
+    np.testing.assert_array_equal(classes, expected["classes"])
+    np.testing.assert_allclose(scores, expected["scores"], atol=1e-6)
+    np.testing.assert_allclose(boxes, expected["boxes"], atol=1e-3)
 
 
 def test_nms_of_nothing() -> None:

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 OPSET = 17
 _IR_VERSION = 8
 
+# Bytes above which a tensor is a weight whose values the checker does not need.
+_LARGE = 1024
+
 _DTYPES = {"float32": TensorProto.FLOAT, "int64": TensorProto.INT64}
 
 
@@ -109,6 +112,13 @@ def emit_detect(graph: Graph, weights: Weights, *, batch: int, height: int, widt
     return _model(static, weights, border, [node for node in static.graph.nodes if node.name not in network], {})
 
 
+def drop_outputs(model: onnx.ModelProto, count: int) -> None:
+    """Takes back the last `count` outputs of a model, which `emit` was asked for with `also`."""
+    if count:
+        del model.graph.output[-count:]
+        del model.graph.node[-count:]
+
+
 def _static(graph: Graph, batch: int, height: int, width: int) -> Static:
     from detc.compiler.emit.onnx.lowerings import LOWERINGS
 
@@ -128,17 +138,21 @@ def _model(
     for name, value in (*zip(OUTPUTS, static.outputs, strict=True), *also.items()):
         builder.nodes.append(helper.make_node("Identity", [builder.name_of(value)], [name], name=f"{name}/Identity"))
         outputs.append(_info(name, static, value))
-    onnx_graph = helper.make_graph(
-        builder.nodes,
-        static.graph.name,
-        [_info(name, static, value) for name, value in inputs.items()],
-        outputs,
-        list(builder.initializers.values()),
-    )
-    model = helper.make_model(onnx_graph, opset_imports=[helper.make_opsetid("", OPSET)], producer_name="detc")
-    model.ir_version = _IR_VERSION
-    onnx.checker.check_model(model, full_check=True)
-    return model
+    given = [_info(name, static, value) for name, value in inputs.items()]
+    tensors = list(builder.initializers.values())
+
+    def assembled(inputs: list[onnx.ValueInfoProto], initializers: list[onnx.TensorProto]) -> onnx.ModelProto:
+        graph = helper.make_graph(builder.nodes, static.graph.name, inputs, outputs, initializers)
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], producer_name="detc")
+        model.ir_version = _IR_VERSION
+        return model
+
+    # The checker copies what it is given several times over, so it gets the large weights as inputs, without values.
+    large = [tensor for tensor in tensors if len(tensor.raw_data) > _LARGE]
+    described = [helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims) for tensor in large]
+    small = [tensor for tensor in tensors if len(tensor.raw_data) <= _LARGE]
+    onnx.checker.check_model(assembled([*given, *described], small), full_check=True)
+    return assembled(given, tensors)
 
 
 def _info(name: str, static: Static, value: Value) -> onnx.ValueInfoProto:
