@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from detc.dsl.diagnostics import Diagnostic
+from detc.dsl.diagnostics import Diagnostic, DiagnosticError
 from detc.runtime.data.dataset import AnnotatedImage, Dataset
-from detc.runtime.data.images import read_image
+from detc.runtime.data.images import Unreadable, read_image, readable
 from detc.runtime.data.preprocess import Detections, Placement, Preprocess
 from detc.runtime.data.reading import read_split
 from detc.runtime.data.settings import data_root
@@ -22,6 +22,9 @@ from detc.runtime.predict import Engine, FxEngine, data_of, default_device, load
 
 if TYPE_CHECKING:
     from detc.runtime.detector import Detector
+
+# Pixels (N, 3, H, W), where each image went in them, and the images.
+EvaluationBatch = tuple[np.ndarray, list[Placement], tuple[AnnotatedImage, ...]]
 
 # COCOeval.stats in order. AP is averaged over IoU 0.50 to 0.95; S, M, L are objects below 32^2, 96^2, and larger.
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
@@ -79,9 +82,12 @@ class EvaluationImages:
     def __len__(self) -> int:
         return len(self.groups)
 
-    def __getitem__(self, index: int) -> tuple[np.ndarray, list[Placement], tuple[AnnotatedImage, ...]]:
+    def __getitem__(self, index: int) -> EvaluationBatch | Unreadable:
         group = self.groups[index]
-        return *self.preprocess([read_image(image.path, image.size) for image in group]), group
+        try:
+            return *self.preprocess([read_image(image.path, image.size) for image in group]), group
+        except DiagnosticError as error:
+            return Unreadable(tuple(error))
 
 
 def evaluation_batches(images: EvaluationImages, workers: int) -> Iterable[Any]:
@@ -104,10 +110,11 @@ def _as_it_is(item: Any) -> Any:
 
 
 def detect(
-    engine: Engine, batches: Iterable[tuple[np.ndarray, list[Placement], tuple[AnnotatedImage, ...]]]
+    engine: Engine, batches: Iterable[EvaluationBatch | Unreadable]
 ) -> Iterator[tuple[AnnotatedImage, Detections]]:
-    """What the engine finds in each image."""
-    for batch, placements, images in batches:
+    """What the engine finds in each image. Raises DiagnosticError image-unreadable."""
+    for item in batches:
+        batch, placements, images = readable(item)
         yield from zip(images, Preprocess.detections(engine(batch), placements), strict=True)
 
 
@@ -176,7 +183,7 @@ def _mean(precision: np.ndarray) -> float:
 
 def coco_truth(dataset: Dataset) -> dict[str, Any]:
     """The data set in COCO's form. Difficult objects of VOC appear as crowds: what lies in them does not count."""
-    annotations = []
+    annotations: list[dict[str, Any]] = []
     for image in dataset.images:
         for box, label, area, ignored in zip(image.boxes, image.labels, image.areas, image.ignored, strict=True):
             annotations.append(

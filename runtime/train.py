@@ -12,14 +12,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
 
-from detc.dsl.catalogue.running import BAD_OPTION, CANNOT_RESUME, NO_SETTINGS, PRETRAINED_MISSING
+from detc.dsl.catalogue.data import NO_OBJECTS
+from detc.dsl.catalogue.running import BAD_OPTION, CANNOT_RESUME, NO_SETTINGS, OUT_OF_MEMORY, PRETRAINED_MISSING
 from detc.dsl.diagnostics import Diagnostic, DiagnosticError
 from detc.runtime.checkpoint import load_pretrained, load_weights, save_weights
 from detc.runtime.data.dataset import Dataset
@@ -77,6 +78,8 @@ def train(detector: Detector, options: TrainOptions, tell: Callable[[Iterable[Di
     validation, more = read_split(settings, "val", root, strict=True)
     tell([*problems, *more])
     images = [image for image in dataset.images if settings.keep_empty or len(image.trained()[0])]
+    if not images:
+        raise DiagnosticError(NO_OBJECTS.at(None, "no training image has an object that covers a pixel"))
     if len(images) < len(dataset.images):
         console.print(f"{len(dataset.images) - len(images)} training images without an object are not trained on")
 
@@ -85,7 +88,7 @@ def train(detector: Detector, options: TrainOptions, tell: Callable[[Iterable[Di
     if not options.resume:
         _load_start(detector, views, options)
     run = _open_run(detector, settings, root, options)
-    step = int(torch.load(run.state, map_location="cpu", weights_only=True)["global_step"]) if options.resume else 0
+    step = _saved_step(run) if options.resume else 0
     wide = [image.size[0] >= image.size[1] for image in images]
     batches = EpochBatches(wide, settings.batch, options.seed, schedule.epoch_images)
     batches.epoch, batches.skip = divmod(step, len(batches))
@@ -126,8 +129,22 @@ def train(detector: Detector, options: TrainOptions, tell: Callable[[Iterable[Di
                 trainer.validate(module, evaluated, verbose=False)
         except Interrupted:
             return Trained(run, saving.best, interrupted=True)
+        except RuntimeError as error:  # torch has a class of its own for a GPU's memory alone
+            if "out of memory" not in str(error) and "can't allocate memory" not in str(error):
+                raise
+            summary = f"there is too little memory for steps of {settings.batch} images"
+            hint = "--batch takes fewer, and the learning rate follows; smaller images help as well"
+            raise DiagnosticError(OUT_OF_MEMORY.at(None, summary, detail=hint)) from None
     run.draw_curves(detector.name)
     return Trained(run, saving.best, interrupted=False)
+
+
+def _saved_step(run: Run) -> int:
+    """The steps that a run's saved state has behind it."""
+    try:
+        return int(torch.load(run.state, map_location="cpu", weights_only=True)["global_step"])
+    except Exception:  # a damaged file can fail anywhere in torch's readers, as anything
+        raise DiagnosticError(CANNOT_RESUME.at(None, f"{run.state} is damaged")) from None
 
 
 def _open_run(detector: Detector, settings: Data, root: Path, options: TrainOptions) -> Run:
@@ -221,12 +238,14 @@ def _class_counts(dataset: Dataset) -> str:
     return ", ".join(f"{count} {name}" for name, count in counts)
 
 
-def _precision(name: str, console: Console) -> str:
+def _precision(name: str, console: Console) -> Literal["32-true", "16-mixed", "bf16-mixed"]:
     """Lightning's name of a precision. On a CPU, whose float16 is slow and incomplete, bfloat16 stands in for it."""
     if name == "float16" and not torch.cuda.is_available():
         console.print("float16 needs a GPU: this run mixes bfloat16 with float32 instead")
         return "bf16-mixed"
-    return {"float32": "32-true", "float16": "16-mixed", "bfloat16": "bf16-mixed"}[name]
+    names: dict[str, Literal["32-true", "16-mixed", "bf16-mixed"]]
+    names = {"float32": "32-true", "float16": "16-mixed", "bfloat16": "bf16-mixed"}
+    return names[name]
 
 
 @contextmanager

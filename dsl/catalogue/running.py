@@ -160,3 +160,17 @@ Right, with `op soft_relu(x: feature) -> (y: feature) {}` in the spec:
     def soft_relu(x): ...
 """,
 )
+
+OUT_OF_MEMORY = Kind(
+    "E0711",
+    "out-of-memory",
+    """
+A training step needs more memory than the device has.
+
+Memory grows with the images of a step and their size, and where many objects are annotated with their number.
+`detc summary SPEC --view train --size HxW --batch N` says how much a step keeps.
+
+Wrong: detc train mine.det --batch 64
+Right: detc train mine.det --batch 8
+""",
+)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from detc.dsl.catalogue.data import ANNOTATION_UNREADABLE, DATA_MISSING, DUPLICATE_ID, PATH_OUTSIDE
 from detc.dsl.diagnostics import DiagnosticError, Kind
@@ -54,8 +54,8 @@ def read_coco(annotations: Path, images: Path) -> RawSource:
 
 def _object(item: dict[str, Any], name: str) -> RawObject:
     box, area = item.get("bbox"), item.get("area")
-    numbers = isinstance(box, list) and len(box) == 4 and all(isinstance(value, int | float) for value in box)
-    x, y, width, height = (float(value) for value in box) if numbers else NOWHERE
+    numbers = [float(value) for value in box if isinstance(value, int | float)] if isinstance(box, list) else []
+    x, y, width, height = numbers if len(numbers) == 4 else NOWHERE
     known_area = float(area) if isinstance(area, int | float) else None
     return RawObject(name, (x, y, x + width, y + height), known_area, bool(item.get("iscrowd", 0)))
 
@@ -92,5 +92,5 @@ def _image_path(folder: Path, name: str, annotations: Path) -> Path:
     return folder / name
 
 
-def _fail(kind: Kind, path: Path, reason: str) -> Any:
+def _fail(kind: Kind, path: Path, reason: str) -> NoReturn:
     raise DiagnosticError(kind.at(None, f"{path}: {reason}"))

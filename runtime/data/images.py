@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from detc.dsl.catalogue.data import IMAGE_UNREADABLE, SIZE_DISAGREES
-from detc.dsl.diagnostics import DiagnosticError
+from detc.dsl.diagnostics import Diagnostic, DiagnosticError
+
+T = TypeVar("T")
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 MOST_PIXELS = 200_000_000
@@ -20,6 +24,20 @@ _JPEG_SCAN, _JPEG_END, _PNG_END = b"\xff\xda", b"\xff\xd9", b"IEND"
 
 class ImageProblem(Exception):
     """Why a file cannot be used as an image, in words."""
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """What a loader's process hands over in place of a batch, since torch cannot carry a DiagnosticError across."""
+
+    diagnostics: tuple[Diagnostic, ...]
+
+
+def readable(batch: T | Unreadable) -> T:
+    """The batch of a loader. Raises DiagnosticError with what its process could not read."""
+    if isinstance(batch, Unreadable):
+        raise DiagnosticError(batch.diagnostics)
+    return batch
 
 
 def read_image(path: Path, size: tuple[int, int] | None = None) -> np.ndarray:

@@ -12,8 +12,9 @@ import torch
 from torch.utils.data import DataLoader, Sampler
 from torch.utils.data import Dataset as TorchDataset
 
+from detc.dsl.diagnostics import DiagnosticError
 from detc.runtime.data.dataset import AnnotatedImage
-from detc.runtime.data.images import read_image
+from detc.runtime.data.images import Unreadable, read_image
 from detc.runtime.data.preprocess import pad_batch
 from detc.runtime.data.settings import Data
 from detc.runtime.data.transforms import Sample
@@ -40,7 +41,7 @@ class Batch:
         return Batch(self.image.pin_memory(), self.truth_boxes, self.truth_labels, self.files)
 
 
-class TrainingImages(TorchDataset[tuple[Sample, str]]):
+class TrainingImages(TorchDataset[tuple[Sample, str] | Unreadable]):
     """Augmented training images, taken by `Draw`: the draw and the run's seed decide everything random."""
 
     def __init__(self, images: Sequence[AnnotatedImage], settings: Data, seed: int) -> None:
@@ -48,11 +49,14 @@ class TrainingImages(TorchDataset[tuple[Sample, str]]):
         self.settings = settings
         self.seed = seed
 
-    def __getitem__(self, draw: Draw) -> tuple[Sample, str]:
+    def __getitem__(self, draw: Draw) -> tuple[Sample, str] | Unreadable:
         epoch, place, index = draw
         image = self.images[index]
         rng = np.random.default_rng([self.seed, 1, epoch, place])
-        sample = Sample(read_image(image.path, image.size), *image.trained())
+        try:
+            sample = Sample(read_image(image.path, image.size), *image.trained())
+        except DiagnosticError as error:
+            return Unreadable(tuple(error))
         for transform in self.settings.augment:
             sample = transform(sample, rng)
         return sample, image.path.name
@@ -107,7 +111,11 @@ class Collate:
     settings: Data
     multiple: int
 
-    def __call__(self, samples: Sequence[tuple[Sample, str]]) -> Batch:
+    def __call__(self, items: Sequence[tuple[Sample, str] | Unreadable]) -> Batch | Unreadable:
+        problems = [diagnostic for item in items if isinstance(item, Unreadable) for diagnostic in item.diagnostics]
+        if problems:
+            return Unreadable(tuple(problems))
+        samples = [item for item in items if not isinstance(item, Unreadable)]
         images = [sample.image for sample, _ in samples]
         batch = pad_batch(images, self.settings.normalize, self.multiple, self.settings.canvas or (1, 1))
         most = max(1, *(len(sample.boxes) for sample, _ in samples))
@@ -121,10 +129,10 @@ class Collate:
 
 def training_loader(
     images: Sequence[AnnotatedImage], settings: Data, batches: EpochBatches, multiple: int, workers: int
-) -> DataLoader[Batch]:
+) -> DataLoader[Batch | Unreadable]:
     """The loader of training batches. The images must be those that `batches` was made for."""
     return DataLoader(
-        TrainingImages(images, settings, batches.seed),
+        TrainingImages(images, settings, batches.seed),  # type: ignore[arg-type]  # it is collated to Batch
         batch_sampler=batches,
         collate_fn=Collate(settings, multiple),
         num_workers=workers,

@@ -46,7 +46,8 @@ class Transform(Protocol):
 
 def clip_boxes(boxes: np.ndarray, width: float, height: float) -> np.ndarray:
     """Boxes (G, 4) cut at an image's border."""
-    return np.clip(boxes, 0, np.asarray([width, height, width, height], boxes.dtype))
+    clipped: np.ndarray = np.clip(boxes, 0, np.asarray([width, height, width, height], boxes.dtype))
+    return clipped
 
 
 def fit(width: int, height: int, size: tuple[int, int], keep_ratio: bool) -> tuple[int, int]:

@@ -155,7 +155,7 @@ class Telling(pl.Callback):
             self.task = self.bar.add_task("", total=self._total(trainer), completed=self.first)
             self.bar.start()
 
-    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, *_: Any) -> None:  # type: ignore[override]
+    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, *_: Any) -> None:
         loss = float(outputs["loss"])
         self.loss = loss if trainer.global_step <= self.first + 1 else 0.95 * self.loss + 0.05 * loss
         if self.bar is not None:

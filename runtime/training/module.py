@@ -15,6 +15,7 @@ from detc.compiler.graph import Graph
 from detc.dsl.catalogue.running import NON_FINITE_LOSS
 from detc.dsl.diagnostics import DiagnosticError
 from detc.runtime.data.dataset import Dataset
+from detc.runtime.data.images import readable
 from detc.runtime.data.loading import Batch
 from detc.runtime.data.preprocess import Detections, Preprocess
 from detc.runtime.evaluate import coco_metrics
@@ -101,6 +102,7 @@ class DetectorModule(pl.LightningModule):
         self.trainer.train_dataloader.batch_sampler.set_epoch(self.current_epoch)  # type: ignore[union-attr]
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        batch = readable(batch)
         return batch.to(device) if isinstance(batch, Batch) else batch  # an evaluation's go there as they are used
 
     def on_validation_epoch_start(self) -> None:

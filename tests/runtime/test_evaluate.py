@@ -12,6 +12,7 @@ from drawn import CLASSES, NORMALIZE, coco_file, voc_folder
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from detc.dsl.diagnostics import DiagnosticError
 from detc.runtime.data.coco import read_coco
 from detc.runtime.data.dataset import AnnotatedImage, Dataset, build_dataset
 from detc.runtime.data.preprocess import Detections, Preprocess
@@ -108,6 +109,18 @@ def test_figures_are_those_of_the_original_annotation_file(tmp_path):
         assert run.stats[0] == pytest.approx(measured.evaluation.metrics["AP"], abs=1e-3)
     assert 0.1 < measured.evaluation.metrics["AP"] < 0.95
     assert json.loads((tmp_path / "out" / "metrics.json").read_text())["images"] == 6
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_image_that_goes_while_it_is_needed_is_named(tmp_path, workers):
+    root = voc_folder(tmp_path / "voc", {"test": 3})
+    dataset, _ = build_dataset([read_voc(root, "test")], CLASSES, strict=True)
+    dataset.images[1].path.unlink()
+    images = EvaluationImages(dataset, Preprocess(Resize((48, 32)), Normalize(**NORMALIZE.fields), 32))
+    nothing = {"boxes": np.zeros((1, 1, 4)), "scores": np.zeros((1, 1)), "classes": np.full((1, 1), -1)}
+    with pytest.raises(DiagnosticError) as error:
+        list(detect(lambda batch: nothing, evaluation_batches(images, workers)))
+    assert "img_001.jpg: No such file" in error.value.diagnostics[0].summary
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -17,6 +17,7 @@ import detc
 from detc.cli.evaluate import evaluate as eval_command
 from detc.cli.predict import predict as predict_command
 from detc.compiler.values import Record
+from detc.dsl.catalogue.data import IMAGE_UNREADABLE
 from detc.dsl.diagnostics import DiagnosticError
 from detc.runtime.files import write_whole
 from detc.runtime.train import Trained, TrainOptions, train
@@ -169,6 +170,24 @@ def test_runs_are_neither_overwritten_nor_continued_otherwise(spec, finished, tm
     assert "batch was 4, is 2" in error.value.diagnostics[0].summary
     with pytest.raises(DiagnosticError) as error:
         run(spec, finished.folder, resume=True)
+    assert slug(error) == "cannot-resume"
+
+
+def test_an_image_that_goes_while_it_is_needed_is_named(spec, tmp_path, monkeypatch):
+    def lost(path, size):
+        raise DiagnosticError(IMAGE_UNREADABLE.at(None, f"{path}: gone"))
+
+    monkeypatch.setattr("detc.runtime.data.loading.read_image", lost)
+    with pytest.raises(DiagnosticError) as error:
+        train(detc.load(spec, "tiny"), TrainOptions(output=tmp_path / "run", workers=1), lambda warnings: None)
+    assert slug(error) == "image-unreadable"
+
+
+def test_a_damaged_state_cannot_be_resumed(spec, tmp_path):
+    done = run(spec, tmp_path / "run", epochs=1).run
+    done.state.write_bytes(done.state.read_bytes()[:1000])
+    with pytest.raises(DiagnosticError) as error:
+        run(spec, tmp_path / "run", resume=True)
     assert slug(error) == "cannot-resume"
 
 
