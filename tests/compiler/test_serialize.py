@@ -3,12 +3,14 @@ from __future__ import annotations
 import json
 import math
 from fractions import Fraction
+from pathlib import Path
 
 import pytest
 from handmade import Builder, fpn_detector
 from hypothesis import given
 from hypothesis import strategies as st
 
+import detc
 from detc.compiler import dims
 from detc.compiler.graph import Attribute, Call, Graph, Node, Value, Weight
 from detc.compiler.serialize import GraphSyntaxError, from_json, from_text, to_json, to_text
@@ -66,6 +68,25 @@ def test_both_forms_read_back(graph: Graph) -> None:
     assert parts(from_text(to_text(graph))) == parts(graph)
     form = json.loads(json.dumps(to_json(graph)))
     assert parts(from_json(form)) == parts(graph)
+
+
+@pytest.mark.parametrize(
+    ("spec", "name"),
+    [
+        ("retinanet", "retinanet_r50_fpn_1x"),
+        ("nas_fpn", "retinanet_r50_nasfpn_crop640_50e"),
+        ("fpg", "retinanet_r50_fpg_crop640_50e"),
+        ("simpledet", "simpledet_tdbu_1280_3_384"),
+    ],
+)
+def test_a_specs_graph_reads_back_with_all_views(spec: str, name: str) -> None:
+    graph = detc.load(Path(__file__).parents[2] / f"specs/{spec}.det", name).graph
+    text = to_text(graph)
+    assert parts(from_text(text)) == parts(graph)
+    assert parts(from_json(json.loads(json.dumps(to_json(graph))))) == parts(graph)
+    assert len(text.splitlines()) == 3 + len(graph.inputs) + len(graph.weights) + len(graph) + len(graph.calls) + sum(
+        2 + len(outputs) for outputs in graph.views.values()
+    )
 
 
 def test_a_node_is_one_line() -> None:

@@ -1,0 +1,85 @@
+"""detc summary, graph and diff, from the command line."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from detc.cli import main
+
+SPECS = Path(__file__).parents[1] / "specs"
+FPN = f"{SPECS}/retinanet.det:retinanet_r50_fpn_1x"
+Command = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def detc(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """Runs a command; gives its exit status, output and errors."""
+
+    def run(*words: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["detc", *words])
+        with pytest.raises(SystemExit) as left:
+            main()
+        out, err = capsys.readouterr()
+        return int(left.value.code or 0), out, err
+
+    return run
+
+
+def test_summary_tells_each_component_and_the_whole(detc: Command) -> None:
+    status, out, _ = detc("summary", FPN, "--size", "800x1280", "--depth", "1")
+    assert status == 0
+    rows = {line.split()[0]: line for line in out.splitlines() if line.strip()}
+    assert "37,968,692" in rows["total"] and "238.54 G" in rows["total"]
+    assert "FPN" in rows["neck"] and "7,997,440" in rows["neck"]
+
+
+def test_summary_as_json_grows_with_the_batch(detc: Command) -> None:
+    one, two = (
+        json.loads(detc("summary", FPN, "--format", "json", "--size", "256x256", "--batch", n, "--view", "train")[1])
+        for n in ("1", "2")
+    )
+    assert two["total"]["macs"] == 2 * one["total"]["macs"]
+    assert two["total"]["parameters"] == one["total"]["parameters"]
+    assert two["total"]["saved_bytes"] > 1.9 * one["total"]["saved_bytes"]
+
+
+@pytest.mark.parametrize("size", ["640", "0x5", "axb", "640x640x3"])
+def test_summary_refuses_a_size_that_is_none(detc: Command, size: str) -> None:
+    status, _, err = detc("summary", FPN, "--size", size)
+    assert status == 2
+    assert "as 800x1333" in " ".join(err.split())
+
+
+def test_graph_writes_the_picture_or_the_page_that_the_ending_asks_for(detc: Command, tmp_path: Path) -> None:
+    for ending, start in (("svg", "<svg"), ("html", "<!DOCTYPE html>")):
+        path = tmp_path / f"picture.{ending}"
+        assert detc("graph", FPN, "--output", str(path), "--component", "neck")[0] == 0
+        assert path.read_text().startswith(start)
+    status, _, err = detc("graph", FPN, "--output", str(tmp_path / "picture.png"))
+    assert status == 2 and ".svg" in err
+
+
+def test_graph_suggests_a_component(detc: Command) -> None:
+    status, _, err = detc("graph", FPN, "--component", "bbox_hed")
+    assert status == 2
+    assert 'did you mean "bbox_head"' in " ".join(err.split())
+
+
+def test_diff_says_by_its_status_whether_two_differ(detc: Command) -> None:
+    assert detc("diff", FPN, FPN)[0] == 0
+    status, out, _ = detc("diff", FPN, FPN.replace("r50", "r101"))
+    assert status == 1
+    assert "backbone.depth: 50 \u2192 101" in out
+    assert "does not load" in out
+
+
+def test_diff_as_json_has_every_key(detc: Command) -> None:
+    status, out, _ = detc("diff", FPN, FPN.replace("r50", "r101"), "--format", "json")
+    found = json.loads(out)
+    assert (status, found["same"], found["loads"]) == (1, False, False)
+    assert "backbone.layer3.22.conv3.weight" in found["missing"]
