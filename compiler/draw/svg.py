@@ -264,8 +264,11 @@ class _Pyramid:
             canvas.words(self.last + 40, y - 6, f"P{cell.level}", 10)
         y = self.R + 20
         runs: list[tuple[str, float, float]] = []
+        folded = {column for repeat in plan.repeats for column in range(repeat.first, repeat.last + 1)}
         for index, column in enumerate(plan.columns):
             x = index * self.DX
+            if index in folded:
+                continue
             if column.number:
                 canvas.words(x, y, column.number, 9, pale=True)
             if runs and runs[-1][0] == column.label:
@@ -294,7 +297,7 @@ class _Pyramid:
             low, high = max(y for _, y in ends), min(y for _, y in ends)
             canvas.arrow([(0, low + self.R + 26), (0, low + self.R + 1.5)], PALE, "image")
             canvas.words(0, low + self.R + 36, "image", 10)
-            canvas.words(0, high - self.R - 20, self.before.name, 11, bold=True)
+            canvas.words(6, high - self.R - 20, self.before.name, 11, "end", bold=True)
         low, high = (end(self.rows[plan.cells[value].level] for value in plan.outputs) for end in (max, min))
         x = self.last + 64
         for part in self.after:
