@@ -20,7 +20,7 @@ import json
 import platform
 import tempfile
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -196,7 +196,7 @@ class Artifact:
             DiagnosticError: not-an-artifact, artifact-damaged, artifact-version, or artifact-for-another-machine.
         """
         path = Path(path)
-        manifest, members = _read(path)
+        manifest, members = read(path)
         target = manifest["target"]
         if target == "onnx":
             return cls(manifest, OnnxEngine(members["model.onnx"]))
@@ -230,8 +230,12 @@ def _entry(name: str) -> zipfile.ZipInfo:
     return zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
 
 
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """The manifest, and every member it names. Nothing is unpacked to a path that the archive chooses."""
+def read(path: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """The manifest, and every member it names, checked. Nothing is unpacked to a path that the archive chooses.
+
+    Raises:
+        DiagnosticError: not-an-artifact, artifact-damaged or artifact-version.
+    """
 
     def wrong(kind: Kind, why: str) -> DiagnosticError:
         return DiagnosticError(kind.at(None, f"{path}: {why}"))
@@ -260,7 +264,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
         raise wrong(NOT_AN_ARTIFACT, "it is no archive") from None
     except OSError as error:
         raise wrong(NOT_AN_ARTIFACT, error.strerror or str(error)) from None
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, EOFError, RecursionError, RuntimeError) as error:
         raise wrong(ARTIFACT_DAMAGED, f"its manifest cannot be read ({error!r})") from None
     return manifest, members
 
@@ -271,21 +275,22 @@ def _require_machine(path: Path, manifest: Mapping[str, Any]) -> None:
     if manifest["versions"]["tvm"] != here:
         summary = f"{path}: it was compiled with TVM {manifest['versions']['tvm']}, and {here} is installed"
         raise DiagnosticError(ARTIFACT_VERSION.at(None, summary))
-    missing = sorted(set(manifest["features"]) - _features()) if manifest["target"] == "llvm" else []
+    missing = missing_features(manifest["features"]) if manifest["target"] == "llvm" else []
     if manifest["machine"] != platform.machine() or missing:
         what = f"{manifest['machine']} with {', '.join(missing)}" if missing else manifest["machine"]
         summary = f"{path}: it is compiled for {manifest['arch']} ({what}), which this processor is not"
         raise DiagnosticError(ARTIFACT_ELSEWHERE.at(None, summary))
 
 
-def _features() -> set[str]:
-    """The instruction sets of this processor, named as LLVM does."""
+def missing_features(features: Iterable[str]) -> list[str]:
+    """Those of these instruction sets, named as LLVM names them, that this processor lacks."""
     try:
         text = Path("/proc/cpuinfo").read_text("utf-8")
     except OSError:
-        return set()
+        return []
     line = next((line for line in text.splitlines() if line.startswith(("flags", "Features"))), "")
-    return {flag.replace("_", "") for flag in line.partition(":")[2].split()}
+    present = {flag.replace("_", "") for flag in line.partition(":")[2].split()}
+    return sorted(set(features) - present)
 
 
 @cache

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import platform
 import re
 import subprocess
@@ -17,10 +18,12 @@ from detc.compiler.emit.static import OUTPUTS, heads
 from detc.compiler.passes import apply
 from detc.compiler.passes.fold_batch_norm import FoldBatchNorm
 from detc.dsl.catalogue.export import EXPORT_DISAGREES
+from detc.dsl.catalogue.running import CANNOT_WRITE
 from detc.dsl.diagnostics import DiagnosticError
 from detc.runtime import artifact
 from detc.runtime.agreement import Candidate, Judge, OnnxCandidate, TvmCandidate, Verification, compare
-from detc.runtime.files import write_whole
+from detc.runtime.artifact import missing_features
+from detc.runtime.files import make_folder, write_whole
 
 if TYPE_CHECKING:
     import numpy as np
@@ -54,6 +57,7 @@ def export(
     Raises:
         DiagnosticError: op-without-lowering, export-disagrees, cannot-write, and what the target's tools lack.
     """
+    _require_place(output)
     state = {key: value.detach().cpu().numpy() for key, value in module.state_dict().items()}
     original = detector.graph.view("predict")
     step("folding batch norms")
@@ -88,9 +92,11 @@ def export(
             "machine": platform.machine(),
             "functions": kernels.functions,
         }
-        candidate = TvmCandidate(kernels) if target == "llvm" else None
+        lacking = missing_features(kernels.features)
+        candidate = None if target == "cuda" or lacking else TvmCandidate(kernels)
+        reason = "no GPU" if target == "cuda" else f"this processor lacks {', '.join(lacking)}"
     if candidate is None:
-        verification = Verification("not run", "no GPU")
+        verification = Verification("not run", reason)
     else:
         step("comparing with torch.fx")
         verification = compare(Judge(original, state), candidate, (batch, 3, height, width))
@@ -107,6 +113,14 @@ def export(
     else:
         artifact.write(output, described, members)
     return verification
+
+
+def _require_place(output: Path) -> None:
+    """Raises DiagnosticError cannot-write before any work is done, where `output` cannot be written after it."""
+    make_folder(output.parent)
+    if output.is_dir() or not os.access(output.parent, os.W_OK):
+        why = "it is a folder" if output.is_dir() else f"{output.parent} takes no files of yours"
+        raise DiagnosticError(CANNOT_WRITE.at(None, f"{output}: {why}"))
 
 
 def manifest(detector: Detector, graph: Graph, target: Target, size: Mapping[str, int]) -> dict[str, Any]:

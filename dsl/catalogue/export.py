@@ -100,21 +100,6 @@ WRONG_INPUT = Kind(
 The manifest's `inputs` says which. Pad or resize the image as its `preprocessing` says.""",
 )
 
-CANNOT_WRITE = Kind(
-    "E0815",
-    "cannot-write-artifact",
-    """The artifact could not be written where it was to go: no such folder, no permission, or no space.""",
-)
-
-UNKNOWN_TARGET = Kind(
-    "E0816",
-    "unknown-target",
-    """`--target` is one of `onnx` (any ONNX runtime), `llvm` (this or another CPU) and `cuda` (an NVIDIA GPU).
-
-`--arch` is a GPU architecture such as `sm_90` for cuda, or a processor that LLVM knows, such as `skylake-avx512`, for
-llvm; an ONNX model has none.""",
-)
-
 BAD_SIZE = Kind(
     "E0817",
     "bad-export-size",

@@ -14,6 +14,8 @@ import torch
 
 import detc
 from detc.compiler.emit.onnx import model as onnx_model
+from detc.compiler.emit.onnx.lowerings import LOWERINGS as ONNX
+from detc.compiler.emit.tvm.lowerings import LOWERINGS as TVM
 from detc.dsl.diagnostics import DiagnosticError
 from detc.runtime import agreement, artifact
 from detc.runtime.agreement import Judge, head_error, image_like, match
@@ -373,3 +375,51 @@ def test_a_wrong_command_line(tiny: detc.Detector) -> None:
     assert command(tiny.path, "--target", "tpu").returncode == 2
     assert command(tiny.path, "--target", "onnx", "--size", "64").returncode == 2
     assert command(tiny.path, "--target", "onnx", "--arch", "sm_90").returncode == 2
+
+
+def test_bytes_changed_anywhere_never_end_in_a_crash(exported: Path, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    data = exported.read_bytes()
+    with zipfile.ZipFile(exported) as archive:
+        manifest = archive.getinfo("manifest.json")
+    # The manifest's bytes, and the directory at the end, are where the reader has something to misread.
+    places = [*rng.integers(0, manifest.file_size + 60, 60), *(len(data) - rng.integers(1, 300, 60))]
+    path = tmp_path / "changed.detc"
+    for place in places:
+        changed = bytearray(data)
+        changed[place] ^= int(rng.integers(1, 256))
+        path.write_bytes(changed)
+        try:
+            artifact.read(path)
+        except DiagnosticError as error:
+            assert error.diagnostics[0].kind.slug in ("artifact-damaged", "not-an-artifact", "artifact-version")
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_the_work(
+    tiny: detc.Detector, module: torch.fx.GraphModule, tmp_path: Path
+) -> None:
+    steps: list[str] = []
+    (tmp_path / "file").write_text("")
+    for output in (tmp_path, tmp_path / "file" / "x.detc"):
+        with pytest.raises(DiagnosticError, match="cannot-write"):
+            export(tiny, module, output, target="llvm", height=SIZE[0], width=SIZE[1], step=steps.append)
+    assert steps == []
+
+
+def test_code_for_another_processor_is_not_run(
+    tiny: detc.Detector, module: torch.fx.GraphModule, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("detc.runtime.export.missing_features", lambda _: ["avx10"])
+    verification = export(tiny, module, tmp_path / "x.detc", target="llvm", height=SIZE[0], width=SIZE[1])
+    assert str(verification) == "not run: this processor lacks avx10"
+
+
+SPECS = Path(detc.__file__).parent / "specs"
+
+
+@pytest.mark.parametrize("path", sorted(SPECS.glob("*.det")), ids=lambda path: path.stem)
+def test_every_detector_of_the_zoo_has_all_its_lowerings(path: Path) -> None:
+    for detector in detc.load(path).siblings():
+        ops = {node.op for node in detector.graph.view("predict").nodes}
+        assert not ops - ONNX.keys(), detector.name
+        assert not ops - TVM.keys(), detector.name
