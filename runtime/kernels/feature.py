@@ -39,6 +39,11 @@ class FixedBatchNorm2d(nn.BatchNorm2d):
         """Stays in evaluation mode whatever `mode` is: the batches of a detector are too small for statistics."""
         return super().train(False)
 
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C, H, W)."""
+        # torch.fx traces into modules that are not torch's own, and torch's forward branches on its input.
+        return functional.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+
 
 def BatchNorm2d(weights: Shapes, *, eps: float, momentum: float, fixed: bool, trainable: bool) -> nn.BatchNorm2d:
     """Batch normalisation (Ioffe and Szegedy, 2015) of an (N, C, H, W) feature, a channel at a time.

@@ -183,6 +183,26 @@ def test_export_and_compile_take_the_module():
     torch.testing.assert_close(compiled(x), module(x))
 
 
+def test_tools_that_trace_the_module_again_call_kernels_and_do_not_enter_them():
+    # As torch's quantisation does. The kernels that branch on their inputs, and the fixed norm, are what could fail.
+    graph = two_towers()
+    top = Node("top", "select_top", (("x", Value("rows")),), {"count": 3, "threshold": 0.0}, {}, (SCALAR,) * 3)
+    nodes = {
+        "stem": graph["stem"],
+        "fixed": norm("fixed", "stem", "level.0.bn", fixed=True),
+        "rows": Node("rows", "per_anchor", (("x", Value("fixed")),), {"fields": 2}, {}, (SCALAR,)),
+        "top": top,
+        "best": Node("best", "gather_rows", (("x", Value("rows")), ("i", Value("top", 1))), {}, {}, (SCALAR,)),
+    }
+    graph = graph.replaced(nodes=nodes, views={"predict": {"best": Value("best")}})
+    module = emit(graph, ["predict"], KERNELS)["predict"].eval()
+    again = torch.fx.symbolic_trace(module)
+    called = {n.target for n in again.graph.nodes if n.op == "call_function"}
+    assert {KERNELS["per_anchor"], KERNELS["select_top"], KERNELS["gather_rows"]} <= called
+    x = torch.randn(1, 3, 4, 4)
+    assert torch.equal(again(x)["best"], module(x)["best"])
+
+
 def test_initial_values_depend_on_the_seed_alone_and_not_on_the_views():
     torch.manual_seed(3)
     a = emit(two_towers(), ["predict"], KERNELS)["predict"].state_dict()
