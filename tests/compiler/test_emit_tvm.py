@@ -199,6 +199,7 @@ def test_device_code_reads_the_entries_of_a_fat_binary() -> None:
     body = entry(1, 80, 24) + entry(2, 90, 40)
     fat = b"\x50\xed\x55\xba\1\0\x10\0" + len(body).to_bytes(8, "little") + body
     assert list(cuda.device_code(b"junk" + fat + b"more")) == ["sm_90"], "the first entry is PTX, which is not code"
+    assert list(cuda.device_code(fat[:10])) == []
     assert list(cuda.device_code(b'extern "C" __global__ void f()')) == []
 
 

@@ -55,8 +55,8 @@ def compile_module(module: tvm.IRModule, arch: str) -> bytes:
         (folder / "module.json").write_text(tvm.ir.save_json(module))
         environment = {
             **os.environ,
-            "LD_LIBRARY_PATH": os.pathsep.join([str(_stand_ins(folder)), os.environ.get("LD_LIBRARY_PATH", "")]),
-            "PATH": os.pathsep.join([str(nvcc.parent), os.environ.get("PATH", "")]),
+            "LD_LIBRARY_PATH": os.pathsep.join(filter(None, [str(_stand_ins(folder)), os.getenv("LD_LIBRARY_PATH")])),
+            "PATH": os.pathsep.join(filter(None, [str(nvcc.parent), os.getenv("PATH")])),
             "TVM_CUDA_COMPILE_MODE": "nvcc",
             # Boxes must agree with the judge's: exact division and exponentials.
             "TVM_CUDA_NVCC_NO_FAST_MATH": "1",
@@ -74,9 +74,11 @@ def compile_module(module: tvm.IRModule, arch: str) -> bytes:
 
 
 def device_code(library: bytes) -> Iterator[str]:
-    """The architecture of each piece of GPU machine code in a library: fat binaries' code entries, and plain cubins."""
+    """The architecture of each piece of GPU machine code in a library: of the code entries of its fat binaries."""
     for match in re.finditer(re.escape(_FATBIN_MAGIC), library):
         start = match.start()
+        if start + 16 > len(library):
+            break
         _, _, header, size = struct.unpack_from("<IHHQ", library, start)
         entry, end = start + header, min(start + header + size, len(library))
         while entry + 32 <= end:
@@ -119,6 +121,8 @@ def _run(*command: str) -> str:
     except FileNotFoundError:
         summary = f"{command[0]} was not found, which compiling for a GPU on a machine without one needs"
         raise DiagnosticError(NO_LINKER.at(None, summary, detail="install the packages gcc and binutils")) from None
+    except subprocess.CalledProcessError as error:
+        raise DiagnosticError(NO_LINKER.at(None, f"{command[0]} failed", detail=error.stderr.strip())) from None
 
 
 def _compile(source: Path, result: Path, nvcc: str, arch: str) -> None:
