@@ -2,15 +2,16 @@
 
 Spatial sizes are chains of convolutions, poolings and resizings of the image's height H or width W. A chain of
 convolutions and poolings is always floor((H + a) / s), which is kept as that one form, so that most equal sizes are
-equal objects. What remains (a size scaled up again, a product of height and width) is compared by value at many
-image sizes: these functions are piecewise linear or products of such, so agreement at all of them is agreement."""
+equal objects. What remains (a size scaled up again, a product of height and width) is compared by value, at every
+remainder that the image's size can leave.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from math import lcm
+from math import gcd, lcm
 from typing import Literal
 
 Operator = Literal["var", "+", "*", "//", "min"]
@@ -132,36 +133,79 @@ def evaluate(dim: Size, n: int, h: int, w: int, g: int = 0) -> int:
     return dim if isinstance(dim, int) else _function(dim)(n, h, w, g)
 
 
+@cache
 def equal(a: Size, b: Size, divisor: int = 1) -> bool:
-    """Whether a and b are equal for all images whose height and width are multiples of `divisor`."""
+    """Whether a and b are equal for all images whose height and width are multiples of `divisor`.
+
+    A size is linear on every residue class of its period, the least common multiple of what it divides by, so that two
+    images of each class decide. Sizes whose period is beyond any detector's count as different.
+    """
     if a == b:
         return True
     if isinstance(a, int) and isinstance(b, int):
         return False
-    return all(
-        evaluate(a, n, divisor * h, divisor * w, g) == evaluate(b, n, divisor * h, divisor * w, g)
-        for n, h, w, g in _PROBES
-    )
+    form, other = _floor_form(a), _floor_form(b)
+    if form is not None and other is not None and form[0] == other[0] and form[2] == other[2]:
+        # With g the common divisor, x = g k and s = g t, floor((x + a) / s) is floor((k + floor(a / g)) / t).
+        common = gcd(divisor, form[2])
+        return form[1] // common == other[1] // common
+    period = _period(a, b)
+    if period > _MAXIMUM_PERIOD:
+        return False
+    sweep = [divisor * k for k in range(1, 2 * (period // gcd(period, divisor)) + 1)]
+    # Where a size is the smaller of two, one side decides for small images and the other for large ones.
+    large = divisor * 4 * _MAXIMUM_PERIOD
+    probes = [(1, x, y, 1) for x in sweep for y in (divisor, large)]
+    probes += [(1, y, x, 1) for x in sweep for y in (divisor, large)]
+    probes += [(n, large, large + divisor, g) for n in (1, 2, 5) for g in (0, 1, 3)]
+    return all(evaluate(a, *probe) == evaluate(b, *probe) for probe in probes)
 
 
-def divisor_for(a: Size, b: Size, limit: int = 4096) -> int | None:
-    """The least divisor of the image's size, a power of two times at most 3, that makes a and b equal; None if none
-    does."""
-    divisor = 1
-    while divisor <= limit:
-        if equal(a, b, divisor):
-            return divisor
-        divisor *= 2
-    return 3 if equal(a, b, 3) else None
+_MAXIMUM_PERIOD = 2**14
+
+
+def _floor_form(size: Size) -> tuple[Dim, int, int] | None:
+    """(x, a, s) where the size is floor((x + a) / s) of a variable x; None where it is not of that form."""
+    added, divisor = 0, 1
+    if isinstance(size, Dim) and size.operator == "//":
+        inner, by = size.operands
+        assert isinstance(by, int) and not isinstance(inner, str)
+        size, divisor = inner, by
+    if isinstance(size, Dim) and size.operator == "+" and len(size.operands) == 2:
+        inner, constant = size.operands
+        if isinstance(constant, int) and not isinstance(inner, str):
+            size, added = inner, constant
+    if isinstance(size, Dim) and size.operator == "var":
+        return size, added, divisor
+    return None
+
+
+def _period(*sizes: Size) -> int:
+    """What a variable may be moved by so that all divisions leave the same remainders."""
+    return lcm(*(d for size in sizes for d in _divisors(size)))
+
+
+def _divisors(size: Size | str) -> set[int]:
+    """Products of what is divided by on the way to each variable."""
+    if not isinstance(size, Dim):
+        return {1}
+    found: set[int] = set().union(*(_divisors(o) for o in size.operands))
+    if size.operator == "//":
+        return {d * int(str(size.operands[1])) for d in found}
+    return found
+
+
+def divisor_for(a: Size, b: Size) -> int | None:
+    """The least divisor of the image's height and width that makes a and b equal; None if none does."""
+    period = _period(a, b)
+    if period > _MAXIMUM_PERIOD:
+        return None
+    return next((d for d in range(1, period + 1) if period % d == 0 and equal(a, b, d)), None)
 
 
 def join_divisors(a: int, b: int) -> int:
     """The divisor that serves both."""
     return lcm(a, b)
-
-
-# Sizes at which symbolic dimensions are compared: odd, even and prime, with height and width independent.
-_PROBES = [(1, 1, 2, 3), (2, 3, 5, 1), (3, 7, 4, 2), (1, 12, 9, 5), (2, 31, 17, 7), (5, 64, 37, 1), (1, 113, 96, 4)]
 
 
 @cache
