@@ -28,6 +28,7 @@ from detc.compiler.scope import (
     Poisoned,
     Tensor,
     describe,
+    identity,
     leaves,
 )
 from detc.compiler.statements import GOES_ON, TRUTH, Application, outputs
@@ -83,14 +84,31 @@ class _Elaborator(Primitives):
     def run(self, name: str) -> Elaborated:
         declared = {d.name: d for d in self.module.detectors}
         value = self.detector(declared[name], self.module)
-        fields = value.fields
         data = self._record(value, "data")
         classes = self._classes(value, data)
         if classes is not None:
             self.ambient["classes"] = len(classes)
-        span = declared[name].span
-        arguments = {k: b for k, b in fields.items() if k not in RESERVED}
+        arguments = {k: b for k, b in value.fields.items() if k not in RESERVED}
         model = replace(value.model, arguments={**value.model.arguments, **arguments})
+        graph, warnings = self._compiled(model, name, declared[name].span)
+        return Elaborated(
+            name,
+            graph if graph.name == name else graph.replaced(name=name),
+            classes or (),
+            data,
+            self._record(value, "schedule"),
+            self._pretrained(value),
+            self._reported(value),
+            value,
+            warnings,
+        )
+
+    def _compiled(self, model: Closure, name: str, span: Span) -> tuple[Graph, tuple[Diagnostic, ...]]:
+        """The graph of a model applied to an image, and the warnings about it."""
+        key = identity(model), self.ambient.get("classes")
+        if key in self.module.graphs:
+            known: tuple[Graph, tuple[Diagnostic, ...]] = self.module.graphs[key]
+            return known
         inputs = {model.declaration.inputs[0].name: Bound(Tensor(Value("image"), IMAGE, span, "image"), span)}  # type: ignore[union-attr]
         result: Any = POISON
         try:
@@ -99,16 +117,11 @@ class _Elaborator(Primitives):
             self.report(error, None)
         except Poisoned:
             pass
-        schedule = self._record(value, "schedule")
         if any(d.severity == "error" for d in self.diagnostics):
             raise DiagnosticError(self.diagnostics)
         graph = verify(self._graph(name, result))
-        self.diagnostics += settle.unused(graph)
-        pretrained = self._pretrained(value)
-        reported = self._reported(value)
-        return Elaborated(
-            name, graph, classes or (), data, schedule, pretrained, reported, value, tuple(self.diagnostics)
-        )
+        self.module.graphs[key] = graph, (*self.diagnostics, *settle.unused(graph))
+        return graph, self.module.graphs[key][1]
 
     def _classes(self, value: DetectorValue, data: Record | None) -> tuple[str, ...] | None:
         if "classes" in value.fields:

@@ -24,6 +24,7 @@ from detc.compiler.scope import (
     Pyramid,
     Tensor,
     describe,
+    identity,
     levels_text,
 )
 from detc.dsl import tree as t
@@ -487,9 +488,7 @@ _EXPRESSIONS: dict[type, Any] = {
 
 def _equal(left: Any, right: Any) -> bool:
     if isinstance(left, Closure) and isinstance(right, Closure):
-        return left.declaration is right.declaration and {k: b.value for k, b in left.arguments.items()} == {
-            k: b.value for k, b in right.arguments.items()
-        }
+        return identity(left) == identity(right)
     if isinstance(left, int | Dim) and isinstance(right, int | Dim):
         return dims.equal(left, right)
     if isinstance(left, bool) != isinstance(right, bool):

@@ -31,6 +31,9 @@ class Module:
     # What the typing rules of this file's primitives gave, by declaration, attributes and input types: a detector
     # applies the same convolution to the same feature type many times, and the detectors of a file share most.
     inferred: dict[Any, Any] = field(default_factory=dict, repr=False)
+    # The graphs and warnings of its detectors, by model and number of classes: many rows of a table differ in nothing
+    # else than data or schedule.
+    graphs: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     @property
     def source(self) -> Source:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -105,6 +105,21 @@ class Poison:
 
 
 POISON = Poison()
+
+
+def identity(value: Any) -> Hashable:
+    """What makes two static values mean the same, wherever each was written."""
+    match value:
+        case Closure():
+            arguments = sorted((name, identity(bound.value)) for name, bound in value.arguments.items())
+            return id(value.declaration), tuple(arguments)
+        case Pyramid() | Bundle():
+            return type(value).__name__, tuple((key, identity(item)) for key, item in value.entries.items())
+        case tuple():
+            return tuple(identity(item) for item in value)
+        case Function() | Tensor() | DetectorValue():
+            return id(value)
+    return type(value).__name__, value
 
 
 def describe(value: Any) -> str:
