@@ -225,9 +225,8 @@ def _matches(expected: Values, actual: Values) -> np.ndarray:
 def _made_up(value: np.ndarray) -> np.ndarray:
     """A network result of the same shape with objects in it.
 
-    What lies between 0 and 1 is taken for scores: almost all become 0, a few hundred anything up to 1. The rest is taken
-    for coordinates, in units of anchors.
-    """
+    What lies between 0 and 1 is taken for scores: almost all become 0, a few hundred anything up to 1. The rest is
+    taken for coordinates, in units of anchors."""
     rng = np.random.default_rng(value.size)
     if value.min() < 0 or value.max() > 1:
         return rng.normal(0.0, 0.3, value.shape).astype(np.float32)
