@@ -1,6 +1,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
+# Two processes share two cores, in the tests and in training: threads beside them would only wait for each other.
+export OMP_NUM_THREADS ?= 1
+
 .PHONY: demo test
 
 demo: .venv/installed
