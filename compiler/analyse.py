@@ -244,7 +244,7 @@ def summarise(graph: Graph, view: str, height: int, width: int, batch: int = 1, 
         return [total, *(components.setdefault(prefix, Component(prefix)) for prefix in _prefixes(path, depth))]
 
     for node in part.nodes:
-        path = _owner(node)
+        path = owner(node)
         rows(path)
         if node.weights and path in components:
             components[path].name = node.op
@@ -268,7 +268,7 @@ def summarise(graph: Graph, view: str, height: int, width: int, batch: int = 1, 
     memory = _Memory(part, batch, height, width)
     for node in part.nodes:
         cost = memory.cost(node)
-        for row in rows(_owner(node)):
+        for row in rows(owner(node)):
             row.macs += cost.macs
             row.flops += cost.flops
             row.activation_bytes += cost.activation_bytes
@@ -377,7 +377,7 @@ class _Memory:
         return peak
 
 
-def _owner(node: Node) -> str:
+def owner(node: Node) -> str:
     """The label path that a node counts for: its module's, or that of the component it stands in."""
     return next(iter(node.weights.values())).rpartition(".")[0] if node.weights else node.scope
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
+from detc.compiler.analyse import owner
 from detc.compiler.graph import Call, Graph, Node, Value
 
 # Ports that give a size and no data: they are no arrows of a drawing.
@@ -39,11 +40,6 @@ def data_operands(node: Node) -> Iterable[Value]:
     for port, values in node.inputs:
         if port not in SIZE_PORTS:
             yield from (values,) if isinstance(values, Value) else values
-
-
-def owner(node: Node) -> str:
-    """The label path of a node: its module's where it has weights, else of the component that it stands in."""
-    return next(iter(node.weights.values())).rpartition(".")[0] if node.weights else node.scope
 
 
 def whole(graph: Graph) -> Part:
