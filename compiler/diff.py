@@ -11,7 +11,8 @@ from typing import Any, Literal
 from detc.compiler.dims import equal, join_divisors
 from detc.compiler.elaborate import Elaborated
 from detc.compiler.graph import Graph, Node, Value, Weight, flatten
-from detc.compiler.scope import Closure, DetectorValue, Levels
+from detc.compiler.provenance import shown
+from detc.compiler.scope import Closure
 from detc.compiler.types import TensorType
 from detc.compiler.values import Record
 
@@ -102,12 +103,8 @@ def _settings(detector: Elaborated) -> dict[str, str]:
             case tuple() if any(isinstance(inner, Closure | Record) for inner in value):
                 for index, inner in enumerate(value):
                     walk(f"{path}.{index}", inner)
-            case Levels():
-                found[path] = f"{value.items[0]}..{value.items[-1]}" if value.items else "no levels"
-            case DetectorValue():
-                found[path] = value.declaration.name
             case _:
-                found[path] = _text(value)
+                found[path] = shown(value)
 
     records = {"data": detector.data, "schedule": detector.schedule}
     for name, bound in {**detector.value.model.arguments, **detector.value.fields}.items():
@@ -116,25 +113,8 @@ def _settings(detector: Elaborated) -> dict[str, str]:
     for name, record in records.items():
         if record is not None:
             walk(name, record)
-    found["classes"] = _text(detector.classes)
+    found["classes"] = shown(detector.classes)
     return found
-
-
-def _text(value: object) -> str:
-    """A static value as the language writes it."""
-    match value:
-        case None:
-            return "none"
-        case bool():
-            return "true" if value else "false"
-        case str():
-            return f'"{value}"'
-        case tuple() if len(value) > 6:
-            return f"[{', '.join(map(_text, value[:3]))}, ... {len(value)} in all]"
-        case tuple():
-            return f"[{', '.join(map(_text, value))}]"
-        case _:
-            return str(value)
 
 
 def _components(a: Graph, b: Graph, found: Difference) -> dict[str, None]:
@@ -198,7 +178,7 @@ def _weight_text(weight: Weight, shape_only: bool) -> str:
     shape = f"[{', '.join(map(str, weight.shape))}]"
     if shape_only:
         return shape
-    parts = [shape, f"{weight.init[0]}({', '.join(map(_text, weight.init[1:]))})"]
+    parts = [shape, f"{weight.init[0]}({', '.join(map(shown, weight.init[1:]))})"]
     if not weight.trainable:
         parts.append("frozen")
     if weight.tied is not None:
@@ -224,7 +204,7 @@ def _nodes(a: Graph, b: Graph, found: Difference, replaced: Mapping[str, None]) 
         for attribute in dict.fromkeys([*old.attrs, *now.attrs]):
             values = [node.attrs.get(attribute) for node in (old, now)]
             if values[0] != values[1]:
-                attributes.append((f"{name}.{attribute}", _text(values[0]), _text(values[1])))
+                attributes.append((f"{name}.{attribute}", shown(values[0]), shown(values[1])))
         operands = [_operands(node, replaced) for node in (old, now)]
         if operands[0] != operands[1]:
             wiring.append((name, operands[0], operands[1]))

@@ -68,7 +68,7 @@ def _lines(changes: list[Change]) -> Iterator[tuple[str, str]]:
     for change in changes:
         if change.what != "weight" or len(weights) <= _WEIGHTS:
             many = f"  \u00d7 {change.count}" if change.count > 1 else ""
-            values = " \u2192 ".join(value for value in (change.before, change.after) if value is not None)
+            values = " \u2192 ".join(_short(value) for value in (change.before, change.after) if value is not None)
             yield _sign(change), f"{change.what} {change.path}: {values}{many}"
     if len(weights) > _WEIGHTS:
         counts: dict[str, Counter[str]] = {}
@@ -78,6 +78,10 @@ def _lines(changes: list[Change]) -> Iterator[tuple[str, str]]:
             for sign, verb in (("-", "gone"), ("+", "new"), ("~", "changed")):
                 if signs[sign]:
                     yield sign, f"weight {path}: {signs[sign]} {verb}"
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 90 else f"{text[:88]} ..."
 
 
 def _sign(change: Change) -> str:
