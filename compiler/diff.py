@@ -27,7 +27,8 @@ class Change:
     """One difference, at `path`. `before` is None for what is new, `after` for what is gone.
 
     Numbers in a path that stand for several alike are written *; `count` says how many. `breaks` says that a checkpoint
-    of the first detector does not load into the second because of it.
+    of the first detector does not load into the second because of it. `inside` says that `before` and `after` only count
+    the weights inside a component that was replaced.
     """
 
     what: What
@@ -36,6 +37,7 @@ class Change:
     after: str | None
     count: int = 1
     breaks: bool = False
+    inside: bool = False
 
     @property
     def component(self) -> str:
@@ -171,7 +173,7 @@ def _weights(a: Graph, b: Graph, found: Difference, replaced: Mapping[str, None]
     for pattern, counts in patterns.items():
         now = ", ".join(f"{counts[kind]} {kind}" for kind in ("new", "reshaped") if counts[kind])
         was = f"{counts['gone']} gone" if counts["gone"] else None
-        found.changes.append(Change("weight", pattern, was, now or None, breaks=True))
+        found.changes.append(Change("weight", pattern, was, now or None, breaks=True, inside=True))
 
 
 def _weight_text(weight: Weight, shape_only: bool) -> str:

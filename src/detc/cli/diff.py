@@ -64,15 +64,15 @@ def _print(found: Difference, first: str, second: str) -> None:
 
 def _lines(changes: list[Change]) -> Iterator[tuple[str, str]]:
     """A sign and a text for each change, with many weights taken together."""
-    weights = [change for change in changes if change.what == "weight"]
+    listed = [change for change in changes if change.what == "weight" and not change.inside]
     for change in changes:
-        if change.what != "weight" or len(weights) <= _WEIGHTS:
+        if change not in listed or len(listed) <= _WEIGHTS:
             many = f"  \u00d7 {change.count}" if change.count > 1 else ""
             values = " \u2192 ".join(_short(value) for value in (change.before, change.after) if value is not None)
             yield _sign(change), f"{change.what} {change.path}: {values}{many}"
-    if len(weights) > _WEIGHTS:
+    if len(listed) > _WEIGHTS:
         counts: dict[str, Counter[str]] = {}
-        for change in weights:
+        for change in listed:
             counts.setdefault(".".join(change.path.split(".")[:2]), Counter())[_sign(change)] += change.count
         for path, signs in counts.items():
             for sign, verb in (("-", "gone"), ("+", "new"), ("~", "changed")):
