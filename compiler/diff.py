@@ -27,8 +27,8 @@ class Change:
     """One difference, at `path`. `before` is None for what is new, `after` for what is gone.
 
     Numbers in a path that stand for several alike are written *; `count` says how many. `breaks` says that a checkpoint
-    of the first detector does not load into the second because of it. `inside` says that `before` and `after` only count
-    the weights inside a component that was replaced.
+    of the first detector does not load into the second because of it. `inside` says that `before` and `after` only
+    count the weights inside a component that was replaced.
     """
 
     what: What
