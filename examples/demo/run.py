@@ -8,6 +8,7 @@ FOLDER, demo-output if not given, gets all that is made.
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import shutil
 import subprocess
@@ -15,9 +16,9 @@ import sys
 import time
 from pathlib import Path
 
-HERE = Path(__file__).parent
+HERE = Path(os.path.relpath(Path(__file__).parent))
 SPEC = HERE / "shapes.det"
-SPECS = HERE.parents[1] / "specs"
+SPECS = Path(os.path.relpath(Path(__file__).parents[2] / "specs"))
 
 
 def run(*words: str | Path) -> None:
@@ -50,9 +51,9 @@ def main(folder: Path) -> None:
     run("detc", "export", SPEC, "--weights", weights, "--target", "onnx", "--output", folder / "shapes.onnx")
     run("detc", "export", SPEC, "--weights", weights, "--target", "llvm", "--output", artifact)
     some = sorted((pictures / "test").glob("*.jpg"))[:12]
-    run("detc", "predict", artifact, *some, "--output", folder / "predictions")
+    run("detc", "predict", artifact, *some, "--score", "0.5", "--output", folder / "predictions")
 
-    metrics = json.loads((folder / "eval" / "metrics.json").read_text())
+    metrics = json.loads((folder / "eval" / "metrics.json").read_text())["metrics"]
     print(f"\nDone in {time.monotonic() - started:.0f} s: AP {metrics['AP']:.3f}, AP50 {metrics['AP50']:.3f}", end=" ")
     print("on 160 pictures that no step of training saw. To look at:")
     for path, what in (
