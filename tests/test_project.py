@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -20,6 +21,8 @@ ROOT = Path(__file__).parents[1]
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
+    # setuptools would put what earlier builds left there into the wheel.
+    shutil.rmtree(ROOT / "build", ignore_errors=True)
     build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(ROOT)]
     subprocess.run(build, check=True, capture_output=True)
     (path,) = folder.glob("*.whl")
@@ -32,6 +35,7 @@ def test_the_wheel_holds_every_file_of_the_packages(wheel: Path) -> None:
     )
     inside = set(zipfile.ZipFile(wheel).namelist())
     assert {f"detc/{name}" for name in tracked.stdout.split() if (ROOT / name).exists()} - inside == set()
+    assert all((ROOT / "src" / name).exists() for name in inside if name.startswith("detc/"))
     assert any(name.endswith("/LICENSE") for name in inside)
 
 
