@@ -68,7 +68,8 @@ def blocks(language: str) -> list[str]:
 
 
 def test_the_readmes_detectors_compile(tmp_path: Path) -> None:
-    cell, spec = blocks("det")
+    excerpt, spec = blocks("det")
+    _, cell = excerpt.split("\n\n", maxsplit=1)
     assert cell in (ROOT / "specs/lib/necks.det").read_text()
     (tmp_path / "mine.det").write_text(spec)
     detector = detc.load(tmp_path / "mine.det", "mine")
