@@ -40,6 +40,9 @@ from detc.dsl.catalogue import names, types
 from detc.dsl.diagnostics import Diagnostic, DiagnosticError, Label
 from detc.dsl.source import Span
 
+# Images that had to be padded to more than this are no images that anybody has.
+MAXIMUM_DIVISOR = 4096
+
 IMAGE = TensorType((dims.N, 3, dims.H, dims.W), stride=Fraction(1))
 
 
@@ -200,7 +203,24 @@ class _Elaborator(Primitives):
         settle.freeze(self.frozen, self.nodes, self.weights)
         settle.tie(self.ties, self.weights)
         settle.initialise(self.init_rules, self.nodes, self.weights)
-        return Graph(name, inputs, self.nodes, self.weights, views, tuple(self.calls), self.divisor)
+        return Graph(name, inputs, self.nodes, self.weights, views, tuple(self.calls), self._size_divisor())
+
+    def _size_divisor(self) -> int:
+        """What images are padded to multiples of: all sums fit, and something is left of every feature."""
+        sizes = {
+            size for node in self.nodes.values() for kind in node.types if kind.is_feature for size in kind.shape[2:]
+        }
+        divisor = self.divisor
+        while any(dims.evaluate(size, 1, divisor, divisor) < 1 for size in sizes):
+            if divisor > MAXIMUM_DIVISOR:
+                [node, *_] = self.nodes.values()
+                raise DiagnosticError(
+                    types.SIZE_MISMATCH.at(
+                        node.origins[-1], f"images of {divisor} pixels still leave nothing of some features"
+                    )
+                )
+            divisor *= 2
+        return divisor
 
     # ---- application ------------------------------------------------------------------------------------------------
 
