@@ -16,17 +16,24 @@ from detc.dsl.diagnostics import DiagnosticError
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     """Calls `write` with a temporary name in the same folder (made if needed), then renames what it wrote to `path`.
 
-    The temporary name has the suffix of `path`. Raises DiagnosticError cannot-write on any failure of the file system.
+    The temporary name has the suffix of `path`. What is there and no file, such as /dev/stdout or a pipe, is written to
+    and not replaced. Raises DiagnosticError cannot-write on any failure of the file system.
     """
     temporary: Path | None = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=".writing-", suffix=path.suffix, dir=path.parent)
+        special = path.exists() and not path.is_file() and not path.is_dir()
+        if not special:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        folder = None if special else path.parent
+        handle, name = tempfile.mkstemp(prefix=".writing-", suffix=path.suffix, dir=folder)
         os.close(handle)
         temporary = Path(name)
         write(temporary)
-        temporary.chmod(0o644)
-        temporary.replace(path)
+        if special:
+            path.write_bytes(temporary.read_bytes())
+        else:
+            temporary.chmod(0o644)
+            temporary.replace(path)
     except OSError as error:
         raise DiagnosticError(CANNOT_WRITE.at(None, f"{path}: {error.strerror or error}")) from None
     finally:
@@ -34,9 +41,14 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
             temporary.unlink(missing_ok=True)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Writes text in UTF-8, whole or not at all."""
+    write_whole(path, lambda temporary: temporary.write_text(text, "utf-8"))
+
+
 def write_json(path: Path, content: Any) -> None:
     """Writes `content` as JSON, whole or not at all."""
-    write_whole(path, lambda temporary: temporary.write_text(json.dumps(content, indent=1) + "\n", "utf-8"))
+    write_text(path, json.dumps(content, indent=1) + "\n")
 
 
 def make_folder(path: Path) -> None:

@@ -110,3 +110,23 @@ def test_every_explanation_is_there() -> None:
         _diagnostic("nothing")
     for kind in KINDS.values():
         assert len(kind.explanation.split()) > 8, kind.code
+
+
+def test_a_device_is_written_to_and_not_replaced() -> None:
+    done = detc("compile", "specs/fpg.det", "--emit", "graph", "--output", "/dev/stdout")
+    assert done.returncode == 0
+    assert done.stdout.startswith("graph retinanet_r50_fpg_crop640_50e {")
+
+
+@pytest.mark.parametrize(("target", "start"), [("svg", "<svg"), ("html", "<!DOCTYPE html>")])
+def test_compile_draws(target: str, start: str, tmp_path: Path) -> None:
+    done = detc("compile", "specs/fpg.det", "--emit", target, "--output", str(tmp_path / "drawn"))
+    assert done.returncode == 0, done.stderr
+    assert start.lower() in (tmp_path / "drawn").read_text()[:200].lower()
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    done = detc("compile", "specs/fpg.det", "--emit", "graph", "--output", str(tmp_path / "file" / "out.graph"))
+    assert done.returncode == 1
+    assert "[cannot-write]" in done.stderr

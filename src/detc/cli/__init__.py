@@ -35,6 +35,9 @@ def main() -> None:
     from detc.cli.common import report
     from detc.dsl.diagnostics import DiagnosticError
 
+    # Before torch is loaded: threads that spin while they wait make it many times slower where cores are shared.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
     try:
         status = _run(sys.argv[1:])
     except DiagnosticError as error:

@@ -26,8 +26,9 @@ def compile_spec(
     Example: detc compile specs/fpg.det --emit fx --output fpg.py
     """
     import detc
-    from detc.cli.common import choice, report, split_spec, write_text
+    from detc.cli.common import choice, report, split_spec
     from detc.compiler.graph import VIEWS
+    from detc.runtime.files import write_text
 
     wanted = emit or []
     for target in wanted:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from detc.cli.common import choice, split_spec, write_text
+from detc.cli.common import choice, split_spec
 
 
 def graph(
@@ -22,6 +22,7 @@ def graph(
     import detc
     from detc.compiler.draw import to_html, to_svg
     from detc.dsl.diagnostics import suggest
+    from detc.runtime.files import write_text
 
     detector = detc.load(*split_spec(spec))
     drawn = detector.graph
