@@ -71,7 +71,7 @@ def test_image_masks_and_samples_are_the_references():
 # ---- published figures -----------------------------------------------------------------------------------------------
 
 
-# The rows with figures. All of them take minutes: `make test` takes one of each system, another one every day, and plain
+# The rows with figures. All of them take minutes: `make test` takes one of each system, another every day, and plain
 # `pytest` takes all.
 ROWS = {
     "retinanet": [
