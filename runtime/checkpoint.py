@@ -6,7 +6,7 @@ import json
 import re
 import warnings
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,11 +15,12 @@ from torch import Tensor, nn
 
 from detc.dsl.catalogue.checkpoint import (
     CHECKPOINT_MISMATCH,
+    CHECKPOINT_PARTIAL,
     CHECKPOINT_UNREADABLE,
     CHECKPOINT_UNSAFE,
     CLASSES_REORDERED,
 )
-from detc.dsl.diagnostics import DiagnosticError, suggest
+from detc.dsl.diagnostics import Diagnostic, DiagnosticError, Kind, suggest
 from detc.runtime.files import write_whole
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ class Fit:
     extra: tuple[str, ...]
     reshaped: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]]
     untied: tuple[tuple[str, str], ...]
+    warnings: tuple[Diagnostic, ...] = ()
 
     @property
     def whole(self) -> bool:
@@ -61,7 +63,8 @@ def load_weights(module: nn.Module, path: Path, detector: Detector, *, partial: 
     """Sets a module of the detector to the weights of a file; nothing is changed where they do not fit.
 
     Files are PyTorch's (a state dict, or one under "state_dict" as MMDetection and Lightning write it, or under
-    "model") and safetensors. With `partial`, loads what has the right key and shape, and returns what has not.
+    "model") and safetensors. With `partial`, loads what has the right key and shape, and returns what has not, and a
+    warning that says so.
 
     Raises:
         DiagnosticError: checkpoint-unreadable, checkpoint-unsafe, checkpoint-mismatch or classes-reordered.
@@ -73,7 +76,12 @@ def load_weights(module: nn.Module, path: Path, detector: Detector, *, partial: 
     if not fit.matching or not (partial or fit.whole):
         raise _misfit(checkpoint.path, f"of {detector.name}", fit, wanted)
     _set(wanted, fit.matching)
-    return fit
+    if fit.whole:
+        return fit
+    loaded = len(wanted) - len(fit.missing) - len(fit.reshaped)
+    detail = f"{loaded} of {len(wanted)} weights are loaded; the others are as the spec initialises them"
+    warning = _difference(CHECKPOINT_PARTIAL, checkpoint.path, f"of {detector.name}", fit, wanted, detail)
+    return replace(fit, warnings=(warning,))
 
 
 def load_pretrained(module: nn.Module, path: Path, detector: Detector, *, label: str = "backbone") -> Fit:
@@ -267,6 +275,11 @@ def _set(wanted: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
 
 
 def _misfit(path: Path, whose: str, fit: Fit, wanted: Collection[str]) -> DiagnosticError:
+    detail = "give the checkpoint of this detector, or the detector of this checkpoint"
+    return DiagnosticError(_difference(CHECKPOINT_MISMATCH, path, whose, fit, wanted, detail))
+
+
+def _difference(kind: Kind, path: Path, whose: str, fit: Fit, wanted: Collection[str], detail: str) -> Diagnostic:
     counts = [
         f"{len(keys)} {what}"
         for keys, what in (
@@ -285,14 +298,8 @@ def _misfit(path: Path, whose: str, fit: Fit, wanted: Collection[str]) -> Diagno
         *_listed("reshaped", (f"{k} is {list(a)}, and {list(b)} here" for k, (a, b) in fit.reshaped.items())),
         *_listed("one weight here, with different values there", (f"{a} and {b}" for a, b in fit.untied)),
     ]
-    return DiagnosticError(
-        CHECKPOINT_MISMATCH.at(
-            None,
-            f"{path} does not hold the weights {whose}: {', '.join(counts)}",
-            detail="give the checkpoint of this detector, or the detector of this checkpoint",
-            notes=tuple(notes),
-        )
-    )
+    summary = f"{path} does not hold the weights {whose}: {', '.join(counts)}"
+    return kind.at(None, summary, detail=detail, notes=tuple(notes))
 
 
 def _groups(keys: Iterable[str], others: Collection[str]) -> dict[str, int]:

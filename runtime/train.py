@@ -52,6 +52,7 @@ class TrainOptions:
     resume: bool = False
     seed: int = 0
     workers: int = 2
+    partial: bool = False
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def train(detector: Detector, options: TrainOptions, tell: Callable[[Iterable[Di
     torch.manual_seed(options.seed)
     views = detector.modules("train", "predict")
     if not options.resume:
-        _load_start(detector, views, options)
+        tell(_load_start(detector, views, options))
     run = _open_run(detector, settings, root, options)
     step = _saved_step(run) if options.resume else 0
     wide = [image.size[0] >= image.size[1] for image in images]
@@ -186,20 +187,23 @@ def training_settings(detector: Detector, options: TrainOptions) -> tuple[Data, 
     return settings, schedule
 
 
-def _load_start(detector: Detector, views: Mapping[str, torch.nn.Module], options: TrainOptions) -> None:
-    """Loads the weights that a new run starts from into its modules.
+def _load_start(
+    detector: Detector, views: Mapping[str, torch.nn.Module], options: TrainOptions
+) -> tuple[Diagnostic, ...]:
+    """Loads the weights that a new run starts from into its modules; warnings about them.
 
     Raises:
         DiagnosticError: pretrained-missing where the spec names some that were not given; what is wrong with the file.
     """
     if options.weights:
-        load_weights(views["train"], options.weights, detector)
-    elif options.pretrained:
+        return load_weights(views["train"], options.weights, detector, partial=options.partial).warnings
+    if options.pretrained:
         load_pretrained(views["train"], options.pretrained, detector)
     elif detector.pretrained and not options.from_scratch:
         hint = "--pretrained FILE gives them, --weights FILE other weights to start from, --from-scratch does without"
         summary = f'{detector.name} starts from pretrained weights, "{detector.pretrained}", which were not given'
         raise DiagnosticError(PRETRAINED_MISSING.at(None, summary, detail=hint))
+    return ()
 
 
 def _announce(

@@ -117,9 +117,22 @@ Right, weights of this one:
 
     detc eval specs/nas_fpn.det:retinanet_r50_nasfpn_crop640_50e --weights retinanet_r50_nasfpn.pth
 
-Where only a part is meant to be loaded, as when a trained detector gets new classes, ask for it: `partial=True` in
-Python.
+Where only a part is meant to be loaded, as when a trained detector gets new classes, ask for it: `detc train ...
+--weights FILE --partial`, or `partial=True` in Python.
 """,
+)
+
+CHECKPOINT_PARTIAL = Kind(
+    "E0514",
+    "checkpoint-partial",
+    """
+Only a part of the detector's weights was in the file, and loading what fits was asked for (`--partial`). The others
+keep what the spec initialises them with. Look through the list: what is meant to be new should be all of it.
+
+Meant, when a detector trained on COCO gets two classes: `bbox_head.retina_cls.weight` and its bias have another shape.
+Not meant: everything under `backbone` is missing.
+""",
+    severity="warning",
 )
 
 CLASSES_REORDERED = Kind(

@@ -121,6 +121,10 @@ def test_part_of_a_file_loads_where_that_is_asked_for(tmp_path, detector, module
     kept = module.state_dict()["bbox_head.retina_cls.weight"].clone()
     fit = load_weights(module, tmp_path / "a.pth", detector, partial=True)
     assert list(fit.reshaped) == ["bbox_head.retina_cls.weight"] and not fit.missing
+    (warning,) = fit.warnings
+    assert (warning.kind.slug, warning.severity) == ("checkpoint-partial", "warning")
+    assert warning.detail.startswith(f"{len(state) - 1} of {len(state)} weights are loaded")
+    assert "bbox_head.retina_cls.weight is [240, 8, 3, 3], and [6, 8, 3, 3] here" in " ".join(warning.notes)
     assert torch.equal(module.state_dict()["bbox_head.retina_cls.weight"], kept)
     assert torch.equal(module.state_dict()["backbone.conv1.weight"], state["backbone.conv1.weight"])
 

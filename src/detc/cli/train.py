@@ -16,6 +16,7 @@ def train(
     epochs: Annotated[int | None, typer.Option(help="Length of the run, in place of the spec's.")] = None,
     batch: Annotated[int | None, typer.Option(help="Images of a step; the learning rate follows.")] = None,
     weights: Annotated[Path | None, typer.Option(help="Weights of the whole detector to start from.")] = None,
+    partial: Annotated[bool, typer.Option("--partial", help="Of --weights, load what fits, and say what not.")] = False,
     pretrained: Annotated[Path | None, typer.Option(help="Weights of the backbone to start from.")] = None,
     from_scratch: Annotated[bool, typer.Option(help="Do without the pretrained weights that the spec names.")] = False,
     output: Annotated[Path | None, typer.Option(help="Folder of the run; runs/NAME if not given.")] = None,
@@ -29,7 +30,9 @@ def train(
     from detc.runtime.train import train as run_training
 
     detector = detc.load(*split_spec(spec))
-    options = TrainOptions(data, epochs, batch, weights, pretrained, from_scratch, output, resume, seed, workers)
+    options = TrainOptions(
+        data, epochs, batch, weights, pretrained, from_scratch, output, resume, seed, workers, partial
+    )
     done = run_training(detector, options, report)
     if done.interrupted:
         typer.echo(f"stopped and saved; continue with --output {done.run.folder} --resume", err=True)
