@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from fractions import Fraction
 from typing import Any
 
 from detc.compiler import dims
 from detc.compiler.dims import Dim
-from detc.compiler.scope import Function, Levels, Pyramid, describe
+from detc.compiler.scope import Function, Levels, Pyramid, Tensor, describe
 from detc.dsl.source import Span
 
 
@@ -36,7 +36,7 @@ def _numbers(values: list[Any], count: int | None = None) -> list[Any]:
     return values
 
 
-def _minimum(values: list[Any], named: dict[str, Any], span: Span) -> Any:
+def _minimum(values: list[Any]) -> Any:
     flat = list(values[0]) if len(values) == 1 and isinstance(values[0], tuple) else values
     if not flat:
         raise BadArgument("takes at least one value")
@@ -50,36 +50,39 @@ def _minimum(values: list[Any], named: dict[str, Any], span: Span) -> Any:
     return min(_numbers(flat))
 
 
-def _maximum(values: list[Any], named: dict[str, Any], span: Span) -> Any:
+def _maximum(values: list[Any]) -> Any:
     flat = list(values[0]) if len(values) == 1 and isinstance(values[0], tuple) else values
     if not flat:
         raise BadArgument("takes at least one value")
     return max(_numbers(flat))
 
 
-def _length(values: list[Any], named: dict[str, Any], span: Span) -> Any:
+def _length(values: list[Any]) -> Any:
     if len(values) == 1 and isinstance(values[0], tuple | Levels | Pyramid | str):
         value = values[0]
         return len(value.items if isinstance(value, Levels) else entries(value))
     raise BadArgument("takes a list, levels or a pyramid")
 
 
-def _reversed(values: list[Any], named: dict[str, Any], span: Span) -> Any:
+def _reversed(values: list[Any]) -> Any:
     if len(values) == 1 and isinstance(values[0], Levels | tuple):
         return Levels(values[0].items[::-1]) if isinstance(values[0], Levels) else values[0][::-1]
     raise BadArgument("takes levels or a list")
 
 
-def _total(values: list[Any], named: dict[str, Any], span: Span) -> Any:
+def _total(values: list[Any]) -> Any:
     if len(values) == 1 and isinstance(values[0], tuple):
         return sum(_numbers(list(values[0])))
     raise BadArgument("takes a list of numbers")
 
 
-def _joined(values: list[Any], named: dict[str, Any], span: Span) -> Any:
+def _joined(values: list[Any]) -> Any:
     """The shape of tensors joined along an axis."""
-    tensors = list(entries(values[0]).values()) if isinstance(values[0], Pyramid) else list(values[0])
-    axis = values[1]
+    if len(values) != 2 or not isinstance(values[0], tuple) or not isinstance(values[1], int):
+        raise BadArgument("takes a list of tensors and an axis")
+    tensors, axis = values
+    if not all(isinstance(tensor, Tensor) for tensor in tensors):
+        raise BadArgument("takes a list of tensors and an axis")
     if not tensors:
         raise BadArgument("there is nothing to join")
     shapes = [tensor.type.shape for tensor in tensors]
@@ -97,26 +100,35 @@ def _joined(values: list[Any], named: dict[str, Any], span: Span) -> Any:
 
 
 def _rounding(function: Any) -> Any:
-    return lambda values, named, span: int(function(_numbers(values, 1)[0]))
+    return lambda values: int(function(_numbers(values, 1)[0]))
 
 
-def _sqrt(values: list[Any], named: dict[str, Any], span: Span) -> Any:
+def _sqrt(values: list[Any]) -> Any:
     number = _numbers(values, 1)[0]
     if number < 0:
         raise BadArgument("the number is negative")
     return math.sqrt(number)
 
 
-def _log2(values: list[Any], named: dict[str, Any], span: Span) -> Any:
+def _log2(values: list[Any]) -> Any:
     number = _numbers(values, 1)[0]
     if number <= 0:
         raise BadArgument("the number is not positive")
     return math.log2(number)
 
 
+def _built_in(name: str, compute: Callable[[list[Any]], Any]) -> Function:
+    def call(values: list[Any], named: dict[str, Any], span: Span) -> Any:
+        if named:
+            raise BadArgument(f"takes no argument by name, such as {next(iter(named))}")
+        return compute(values)
+
+    return Function(name, call)
+
+
 BUILTINS: Mapping[str, Function] = {
-    name: Function(name, call)
-    for name, call in {
+    name: _built_in(name, compute)
+    for name, compute in {
         "min": _minimum,
         "max": _maximum,
         "len": _length,

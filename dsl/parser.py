@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import fields
@@ -483,7 +484,11 @@ class _Builder:
                     syntax.SYNTAX_ERROR.at(Span(self.source, start, end), "this number has more than 18 digits"), start
                 )
             return t.Literal(start, end, int(text))
-        return t.Literal(start, end, float(text))
+        if math.isinf(value := float(text)):
+            raise _Failure(
+                syntax.SYNTAX_ERROR.at(Span(self.source, start, end), "this number is too large to be one"), start
+            )
+        return t.Literal(start, end, value)
 
     def _string(self, start: int, end: int, c: list[Any]) -> t.Literal:
         return t.Literal(start, end, _unescape(c[0]))
