@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from detc.compiler.elaborate import elaborate
-from detc.compiler.modules import Loader, Workspace
+from detc.compiler.modules import Loader, choose
 from detc.compiler.resolve import resolve
 from detc.dsl.catalogue import syntax
 from detc.dsl.diagnostics import Diagnostic, DiagnosticError
@@ -28,11 +28,11 @@ def check_paths(paths: list[Path], roots: tuple[Path, ...] = ()) -> Checked:
         if not found:
             diagnostics.append(syntax.UNREADABLE_FILE.at(None, f"there are no .det files in {path}"))
         files += found
-    workspace = Workspace(Loader(roots))
+    loader = Loader(roots)
     detectors = 0
     for file in files:
         try:
-            module = workspace.open(file)
+            module = loader.load(file)
             if not module.file.declarations:
                 diagnostics.append(
                     syntax.EMPTY_FILE.at(
@@ -42,7 +42,7 @@ def check_paths(paths: list[Path], roots: tuple[Path, ...] = ()) -> Checked:
             faults = resolve(module)
             diagnostics += faults
             if module.file.default is not None:
-                workspace.choose(module, None)
+                choose(module, None)
             for detector in module.detectors:
                 detectors += 1
                 if not faults:

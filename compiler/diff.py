@@ -6,9 +6,10 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from math import lcm
 from typing import Any, Literal
 
-from detc.compiler.dims import equal, join_divisors
+from detc.compiler.dims import equal
 from detc.compiler.elaborate import Elaborated
 from detc.compiler.graph import Graph, Node, Value, Weight, flatten
 from detc.compiler.provenance import shown
@@ -236,7 +237,7 @@ def _operands(node: Node, replaced: Mapping[str, None]) -> str:
 
 
 def _outputs(a: Graph, b: Graph, found: Difference) -> None:
-    divisor = join_divisors(a.size_divisor, b.size_divisor)
+    divisor = lcm(a.size_divisor, b.size_divisor)
 
     def results(graph: Graph) -> dict[str, list[TensorType]]:
         return {

@@ -27,22 +27,6 @@ class Dim:
     def __str__(self) -> str:
         return _text(self)
 
-    def __add__(self, other: Dim | int) -> Dim | int:
-        return add(self, other)
-
-    __radd__ = __add__
-
-    def __mul__(self, other: Dim | int) -> Dim | int:
-        return mul(self, other)
-
-    __rmul__ = __mul__
-
-    def __sub__(self, other: int) -> Dim | int:
-        return add(self, -other)
-
-    def __floordiv__(self, other: int) -> Dim | int:
-        return floordiv(self, other)
-
 
 Size = Dim | int
 
@@ -201,11 +185,6 @@ def divisor_for(a: Size, b: Size) -> int | None:
     if period > _MAXIMUM_PERIOD:
         return None
     return next((d for d in range(1, period + 1) if period % d == 0 and equal(a, b, d)), None)
-
-
-def join_divisors(a: int, b: int) -> int:
-    """The divisor that serves both."""
-    return lcm(a, b)
 
 
 @cache

@@ -150,13 +150,11 @@ class Evaluator(Overrides):
                 return self.field(frame, node, base)
             case _:
                 known = []
-        raise self.error(
-            names.UNKNOWN_FIELD,
-            frame,
-            node,
-            f'{describe(base)} has no "{node.name}"',
-            detail=suggest(node.name, known) or has(known),
-        )
+        raise self._no_field(frame, node, describe(base), known)
+
+    def _no_field(self, frame: Frame, node: t.Attribute, owner: str, known: list[str]) -> DiagnosticError:
+        detail = suggest(node.name, known) or has(known)
+        return self.error(names.UNKNOWN_FIELD, frame, node, f'{owner} has no "{node.name}"', detail=detail)
 
     def field(self, frame: Frame, node: t.Attribute, base: Closure) -> Any:
         """A parameter, or a value derived from them."""
@@ -173,14 +171,7 @@ class Evaluator(Overrides):
             derived = [a.targets[0].name for a in declaration.body]
             if node.name in derived:
                 return self.record_values(base, frame.span(node))[node.name]
-        known = parameters + derived
-        raise self.error(
-            names.UNKNOWN_FIELD,
-            frame,
-            node,
-            f'{base.name} has no "{node.name}"',
-            detail=suggest(node.name, known) or has(known),
-        )
+        raise self._no_field(frame, node, base.name, parameters + derived)
 
     def _tensor_field(self, frame: Frame, node: t.Attribute, base: Tensor) -> Any:
         kind = base.type

@@ -265,50 +265,40 @@ def _place(file: t.File, source: Source) -> None:
         declaration.source = source
 
 
-class Workspace:
-    """What a command line needs of files: opening one, and finding the detector that is meant."""
+def choose(module: Module, name: str | None) -> str:
+    """The name of the detector that is meant: the given one, the file's default, or its only one.
 
-    def __init__(self, loader: Loader) -> None:
-        self.loader = loader
-
-    def open(self, path: Path) -> Module:
-        """The module of a file."""
-        return self.loader.load(path)
-
-    def choose(self, module: Module, name: str | None) -> str:
-        """The name of the detector that is meant: the given one, the file's default, or its only one.
-
-        Raises:
-            DiagnosticError: where there is none, or none of that name.
-        """
-        known = [d.name for d in module.detectors]
-        default = module.file.default
-        if name is None and default is not None:
-            name, span = default.name, Span(module.source, default.start, default.end)
-        else:
-            span = None
-        if name is None and len(known) == 1:
-            return known[0]
-        if name is None:
-            if not module.file.declarations:
-                raise DiagnosticError(
-                    syntax.EMPTY_FILE.at(None, f"{module.source.name} declares nothing", detail="declare a detector")
-                )
+    Raises:
+        DiagnosticError: where there is none, or none of that name.
+    """
+    known = [d.name for d in module.detectors]
+    default = module.file.default
+    if name is None and default is not None:
+        name, span = default.name, Span(module.source, default.start, default.end)
+    else:
+        span = None
+    if name is None and len(known) == 1:
+        return known[0]
+    if name is None:
+        if not module.file.declarations:
             raise DiagnosticError(
-                names.NO_DETECTOR.at(
-                    None,
-                    f"{module.source.name} declares "
-                    + ("no detector" if not known else f"{len(known)} detectors and no default"),
-                    detail=f"ask for one: {module.source.name}:{known[0]}" if known else "",
-                    notes=(f"it declares {', '.join(known)}",) if known else (),
-                )
+                syntax.EMPTY_FILE.at(None, f"{module.source.name} declares nothing", detail="declare a detector")
             )
-        if name not in known:
-            raise DiagnosticError(
-                names.UNKNOWN_DETECTOR.at(
-                    span,
-                    f'{module.source.name} declares no detector "{name}"',
-                    detail=suggest(name, known) or f"it declares {', '.join(known) or 'none'}",
-                )
+        raise DiagnosticError(
+            names.NO_DETECTOR.at(
+                None,
+                f"{module.source.name} declares "
+                + ("no detector" if not known else f"{len(known)} detectors and no default"),
+                detail=f"ask for one: {module.source.name}:{known[0]}" if known else "",
+                notes=(f"it declares {', '.join(known)}",) if known else (),
             )
-        return name
+        )
+    if name not in known:
+        raise DiagnosticError(
+            names.UNKNOWN_DETECTOR.at(
+                span,
+                f'{module.source.name} declares no detector "{name}"',
+                detail=suggest(name, known) or f"it declares {', '.join(known) or 'none'}",
+            )
+        )
+    return name

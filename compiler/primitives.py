@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from math import lcm
 from typing import Any
 
 from detc.compiler import dims
@@ -88,7 +89,7 @@ class Primitives(Statements):
         inferred = closure.module.inferred.get(key)
         if inferred is None:
             inferred = closure.module.inferred[key] = self._infer(closure, attrs, span)
-        self.divisor = dims.join_divisors(self.divisor, inferred.divisor)
+        self.divisor = lcm(self.divisor, inferred.divisor)
         if inferred.weights and label is None:
             label = self._default_label(declaration)
             if label is None:
@@ -219,7 +220,7 @@ class Primitives(Statements):
 
     def _align(self, frame: Frame, statement: t.Align) -> None:
         left, right = self.evaluate(frame, statement.left), self.evaluate(frame, statement.right)
-        frame.call.divisor = dims.join_divisors(frame.call.divisor, _align(left, right))
+        frame.call.divisor = lcm(frame.call.divisor, _align(left, right))
 
     def _property(self, frame: Frame, statement: t.Property) -> None:
         properties = frame.call.results.get(statement.result)
@@ -310,7 +311,7 @@ def _align(left: Any, right: Any) -> int:
                     "crop or resize one like the other",
                 )
             )
-        divisor = dims.join_divisors(divisor, found)
+        divisor = lcm(divisor, found)
     return divisor
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from detc.compiler.elaborate import Elaborated, elaborate
 from detc.compiler.graph import Graph, ViewName
-from detc.compiler.modules import Loader, Module, Workspace
+from detc.compiler.modules import Loader, Module, choose
 from detc.compiler.values import Record
 from detc.dsl.diagnostics import Diagnostic
 
@@ -111,6 +111,6 @@ def load(path: str | Path, name: str | None = None, roots: tuple[Path, ...] = ()
     Raises:
         DiagnosticError: with every mistake of the spec.
     """
-    workspace = Workspace(Loader(roots))
-    module = workspace.open(Path(path))
-    return Detector(module, elaborate(module, workspace.choose(module, name)), workspace.loader.modules)
+    loader = Loader(roots)
+    module = loader.load(Path(path))
+    return Detector(module, elaborate(module, choose(module, name)), loader.modules)

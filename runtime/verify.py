@@ -163,14 +163,14 @@ def _detectors(
 ) -> Iterator[tuple[Path, str, str]]:
     """File, name and configuration of each detector; mistakes of one file of a folder do not hide the others."""
     from detc.compiler.evaluate import Evaluator
-    from detc.compiler.modules import Loader, Workspace
+    from detc.compiler.modules import Loader, choose
 
-    workspace = Workspace(Loader(roots))
+    loader = Loader(roots)
     files = sorted(path.rglob("*.det")) if path.is_dir() else [path]
     for file in files:
         try:
-            module: Module = workspace.open(file)
-            chosen = None if name is None else workspace.choose(module, name)
+            module: Module = loader.load(file)
+            chosen = None if name is None else choose(module, name)
             for declaration in module.detectors:
                 if chosen in (None, declaration.name):
                     fields = Evaluator(module).detector(declaration, module).fields

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from detc.compiler.check import check_paths
 from detc.compiler.elaborate import elaborate
-from detc.compiler.modules import Loader, Workspace
+from detc.compiler.modules import Loader, choose
 from detc.dsl.diagnostics import Diagnostic
 
 _FENCE = re.compile(r"^```(\w+)?([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -78,9 +78,8 @@ def run(case: Case, folder: Path) -> None:
     seen = {(*_place(d), d.severity, d.kind.slug) for d in diagnostics}
     assert seen == wanted, "\n".join(f"{d.kind.slug}: {d.summary} at {d.labels[:1]}" for d in diagnostics)
     if case.expected:
-        workspace = Workspace(Loader())
-        module = workspace.open(spec)
-        graph = elaborate(module, workspace.choose(module, None)).graph
+        module = Loader().load(spec)
+        graph = elaborate(module, choose(module, None)).graph
         types = {node.name: str(node.type) for node in graph.nodes}
         for line in case.expected.get("types", []):
             name, _, kind = line.partition(": ")

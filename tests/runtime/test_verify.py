@@ -16,7 +16,7 @@ import torch
 
 import detc
 from detc.compiler.elaborate import elaborate
-from detc.compiler.modules import Loader, Workspace
+from detc.compiler.modules import Loader
 from detc.dsl.diagnostics import DiagnosticError
 from detc.runtime import deterministic
 from detc.runtime.verify import verify
@@ -115,8 +115,7 @@ def test_every_published_row_has_the_keys_of_its_checkpoint():
     layouts = {file.name.removesuffix(".json.gz"): file for file in (REFERENCE / "layouts").iterdir()}
     compared = 0
     for spec in ROWS:
-        workspace = Workspace(Loader())
-        module = workspace.open(ROOT / "specs" / f"{spec}.det")
+        module = Loader().load(ROOT / "specs" / f"{spec}.det")
         for declared in module.detectors:
             elaborated = elaborate(module, declared.name)
             layout = json.loads(gzip.decompress(layouts[elaborated.reported["config"].replace("/", "__")].read_bytes()))

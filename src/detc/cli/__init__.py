@@ -88,9 +88,9 @@ def _run(arguments: list[str]) -> int:
             list[Path] | None, typer.Option(help="A Python file, which is run, with kernels of your own primitives.")
         ] = None,
     ) -> None:
-        from detc.runtime import plugins
-
         for path in kernels or ():
+            from detc.runtime import plugins
+
             plugins.register(path)
 
     # With a verb given, only its module is loaded; without one (help, a misspelling), all are, for their descriptions.

@@ -44,13 +44,12 @@ def _diagnostic(subject: str) -> None:
 
 def _value(subject: str, path: str) -> None:
     from detc.cli.common import split_spec
-    from detc.compiler.modules import Loader, Workspace
+    from detc.compiler.modules import Loader, choose
     from detc.compiler.provenance import explain as origins
 
     file, name = split_spec(subject)
-    workspace = Workspace(Loader())
-    module = workspace.open(file)
-    name = workspace.choose(module, name)
+    module = Loader().load(file)
+    name = choose(module, name)
     for index, origin in enumerate(origins(module, name, path)):
         lead = f"{name}: {path} = {origin.value}" if index == 0 else f"  before that: {origin.value}"
         how = {"set": "set at", "default": "the default, at", "derived": "derived at"}[origin.how]

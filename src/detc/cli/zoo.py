@@ -37,12 +37,12 @@ def zoo(
 
 def _rows(folder: Path | None) -> list[dict[str, Any]]:
     from detc.compiler.evaluate import Evaluator
-    from detc.compiler.modules import Loader, Workspace, shown_path, specs_folder
+    from detc.compiler.modules import Loader, shown_path, specs_folder
 
-    workspace = Workspace(Loader())
+    loader = Loader()
     rows = []
     for file in sorted((folder or specs_folder()).glob("*.det")):
-        module = workspace.open(file)
+        module = loader.load(file)
         for declaration in module.detectors:
             fields = Evaluator(module).detector(declaration, module).fields
             reported = dict(fields["reported"].value.entries) if "reported" in fields else {}
