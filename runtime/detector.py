@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -82,6 +83,12 @@ class Detector:
         for path in sorted(self._files):
             digest.update(self._files[path].source.text.encode())
         return digest.hexdigest()
+
+    def named(self, classes: Sequence[str]) -> Detector:
+        """This detector with these names of its classes: where the spec has their number alone, the data has names."""
+        if len(classes) != len(self.classes):
+            raise ValueError(f"{len(classes)} names for {len(self.classes)} classes")
+        return Detector(self._module, replace(self._elaborated, classes=tuple(classes)), self._files)
 
     def siblings(self) -> list[Detector]:
         """All detectors of the file, this one among them."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,39 +16,61 @@ import numpy as np
 from detc.dsl.diagnostics import Diagnostic, DiagnosticError
 from detc.runtime.data.dataset import AnnotatedImage, Dataset
 from detc.runtime.data.images import Unreadable, read_image, readable
+from detc.runtime.data.masks import RunLengths, as_json, mask_areas, no_pixel, run_lengths, whole_image
 from detc.runtime.data.preprocess import Detections, Placement, Preprocess
+from detc.runtime.data.proposals import pack_proposals, write_arrays
 from detc.runtime.data.reading import read_split
 from detc.runtime.data.settings import data_root
-from detc.runtime.files import write_json
+from detc.runtime.files import write_json, write_text, write_whole
 from detc.runtime.predict import Engine, FxEngine, data_of, default_device, loaded_module, preprocess_of
 
 if TYPE_CHECKING:
     from detc.runtime.detector import Detector
 
-# Pixels (N, 3, H, W), where each image went in them, and the images.
-EvaluationBatch = tuple[np.ndarray, list[Placement], tuple[AnnotatedImage, ...]]
+# What the graph takes, by name; where each image went in it; and the images.
+EvaluationBatch = tuple[dict[str, np.ndarray], list[Placement], tuple[AnnotatedImage, ...]]
 
-# COCOeval.stats in order. AP is averaged over IoU 0.50 to 0.95; S, M, L are objects below 32^2, 96^2, and larger.
+# AP is averaged over IoU 0.50 to 0.95; S, M, L are objects below 32^2, 96^2, and larger; AR is of so many boxes.
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
+# The same of masks, where a detector finds those.
+MASK_METRICS = tuple(f"mask_{name}" for name in METRICS)
+# Of a detector that tells no classes apart: how many of the objects its boxes find.
+PROPOSAL_METRICS = ("AR100", "AR300", "AR1000", "ARs", "ARm", "ARl")
+PROPOSAL_COUNTS = (100, 300, 1000)
+# LVIS counts up to 300 boxes of an image; pycocotools counts those of each class, of which fewer are there.
+MOST_BOXES, MOST_BOXES_LVIS = 100, 300
 
 
 @dataclass(frozen=True)
 class ClassFigures:
-    """The figures of one class; nan where the data has no object of it."""
+    """The figures of one class; nan where the data has no object of it, and for masks where the detector finds none."""
 
     name: str
     objects: int
     ap: float
     ap50: float
+    mask_ap: float = math.nan
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """`metrics` maps each of METRICS to its value from 0 to 1, nan where the data has no object of that size."""
+    """`metrics` maps names to values from 0 to 1, nan where the data has no object of that size.
+
+    The names are METRICS, of detectors with masks MASK_METRICS too; or PROPOSAL_METRICS, with no figures of classes.
+    """
 
     metrics: dict[str, float]
     classes: tuple[ClassFigures, ...]
     images: int
+
+    @property
+    def deciding(self) -> str:
+        """The metric by which weights are the best: AP of boxes, or what most proposals find."""
+        return METRICS[0] if METRICS[0] in self.metrics else PROPOSAL_METRICS[2]
+
+    @property
+    def has_masks(self) -> bool:
+        return MASK_METRICS[0] in self.metrics
 
     def as_json(self) -> dict[str, Any]:
         """The figures, nan as null."""
@@ -54,7 +78,11 @@ class Evaluation:
         def plain(value: float) -> float | None:
             return None if np.isnan(value) else round(value, 5)
 
-        rows = [{"name": c.name, "objects": c.objects, "AP": plain(c.ap), "AP50": plain(c.ap50)} for c in self.classes]
+        rows = [
+            {"name": c.name, "objects": c.objects, "AP": plain(c.ap), "AP50": plain(c.ap50)}
+            | ({"mask_AP": plain(c.mask_ap)} if self.has_masks else {})
+            for c in self.classes
+        ]
         return {
             "images": self.images,
             "metrics": {name: plain(value) for name, value in self.metrics.items()},
@@ -64,15 +92,19 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Measured:
-    """An evaluation with what it was made from: the data set, and what was found by image number."""
+    """What was found in a data set, by image number, and how well; `evaluation` is None where nobody asked how well.
 
-    evaluation: Evaluation
+    `tells_classes` says whether what was found has classes; if not, it is proposals.
+    """
+
+    evaluation: Evaluation | None
     dataset: Dataset
     found: dict[int, Detections]
+    tells_classes: bool = True
 
 
 class EvaluationImages:
-    """The images of a data set as batches for an engine: an item is (batch, placements, images)."""
+    """The images of a data set as batches for an engine: an item is (inputs, placements, images)."""
 
     def __init__(self, dataset: Dataset, preprocess: Preprocess, batch: int = 1) -> None:
         images = dataset.images
@@ -85,9 +117,18 @@ class EvaluationImages:
     def __getitem__(self, index: int) -> EvaluationBatch | Unreadable:
         group = self.groups[index]
         try:
-            return *self.preprocess([read_image(image.path, image.size) for image in group]), group
+            batch, placements = self.preprocess([read_image(image.path, image.size) for image in group])
         except DiagnosticError as error:
             return Unreadable(tuple(error))
+        inputs = {"image": batch}
+        given = [
+            image.proposals.placed(placement.forth, placement.scaled)
+            for image, placement in zip(group, placements, strict=True)
+            if image.proposals is not None
+        ]
+        if given:
+            inputs["proposals"], inputs["proposal_scores"] = pack_proposals(given)
+        return inputs, placements, group
 
 
 def evaluation_batches(images: EvaluationImages, workers: int) -> Iterable[Any]:
@@ -114,8 +155,8 @@ def detect(
 ) -> Iterator[tuple[AnnotatedImage, Detections]]:
     """What the engine finds in each image. Raises DiagnosticError image-unreadable."""
     for item in batches:
-        batch, placements, images = readable(item)
-        yield from zip(images, Preprocess.detections(engine(batch), placements), strict=True)
+        inputs, placements, images = readable(item)
+        yield from zip(images, Preprocess.detections(engine(**inputs), placements), strict=True)
 
 
 def evaluate(
@@ -126,76 +167,177 @@ def evaluate(
     workers: int = 0,
     tell: Callable[[Iterable[Diagnostic]], None] = lambda warnings: None,
     watch: Callable[[Iterable[Any]], Iterable[Any]] = iter,
+    measure: bool = True,
 ) -> Measured:
     """Evaluates a detector with weights from a file on a split of its data.
 
     `data` replaces the root of the data. Warnings about the data go to `tell`. The loader of batches is iterated
-    through `watch`, where a caller may show how far it is.
+    through `watch`, where a caller may show how far it is. Without `measure`, it is only looked for objects.
 
     Raises:
         DiagnosticError: no-settings, class-lists-differ, and whatever is wrong with the data or the weights.
     """
     settings = data_of(detector)
-    dataset, problems = read_split(settings, split, data_root(settings, detector.path, data), strict=True)
+    view = detector.graph.view("predict")
+    masks, proposals = "masks" in view.views["predict"], "proposals" in view.inputs
+    root = data_root(settings, detector.path, data)
+    dataset, problems = read_split(settings, split, root, strict=True, masks=masks, proposals=proposals)
     tell(problems)
-    engine = FxEngine(loaded_module(detector, weights), default_device())
+    engine = FxEngine(loaded_module(detector.named(dataset.classes), weights), default_device())
     images = EvaluationImages(dataset, preprocess_of(settings, detector.graph.size_divisor))
     batches = watch(evaluation_batches(images, workers))
     found = {image.number: detections for image, detections in detect(engine, batches)}
-    return Measured(coco_metrics(dataset, found), dataset, found)
+    tells_classes = "classes" in view.views["predict"]
+    evaluation = evaluation_of(dataset, found, tells_classes) if measure else None
+    return Measured(evaluation, dataset, found, tells_classes)
+
+
+def evaluation_of(dataset: Dataset, found: Mapping[int, Detections], tells_classes: bool) -> Evaluation:
+    """COCO's metrics of what a detector found, by image number: of objects, or of proposals."""
+    return coco_metrics(dataset, found) if tells_classes else proposal_metrics(dataset, found)
 
 
 def coco_metrics(dataset: Dataset, found: Mapping[int, Detections]) -> Evaluation:
-    """COCO's box metrics of what was found, by image number. Images that are not in `found` count as without a box."""
-    from pycocotools.coco import COCO
-    from pycocotools.cocoeval import COCOeval
+    """COCO's metrics of boxes, and of masks where there are any, of what was found, by image number.
 
-    results = coco_results(dataset, found)
-    with contextlib.redirect_stdout(io.StringIO()):
-        truth = COCO()
-        truth.dataset = coco_truth(dataset)
-        truth.createIndex()
-        scored = truth.loadRes(results) if results else _without_annotations(COCO(), truth)
-        run = COCOeval(truth, scored, "bbox")
-        run.evaluate()
-        run.accumulate()
-        run.summarize()
-    precision = run.eval["precision"]  # (IoU thresholds, recalls, classes, areas, most detections)
+    Images that are not in `found` count as without a box. What LVIS does not know of an image does not count in it:
+    boxes of classes that nobody looked for are left out, and of classes that are not wholly annotated those too much
+    cost nothing. Objects without a usable mask do not count in the figures of masks.
+    """
+    federated = any(image.absent is not None for image in dataset.images)
+    counts = (1, 10, MOST_BOXES_LVIS if federated else MOST_BOXES)
+    results = _judged_alone(dataset, coco_results(dataset, found)) if federated else coco_results(dataset, found)
+    boxes = _run(dataset, results, "bbox", counts)
+    metrics = dict(zip(METRICS, _figures(boxes), strict=True))
+    has_masks = any(detections.masks is not None for detections in found.values())
+    if has_masks:
+        pixels = _run(dataset, results, "segm", counts)
+        metrics |= dict(zip(MASK_METRICS, _figures(pixels), strict=True))
     figures = []
     for index, (name, count) in enumerate(zip(dataset.classes, dataset.counts(), strict=True)):
-        column = run.params.catIds.index(dataset.category_ids[index])
-        ap, ap50 = _mean(precision[:, :, column, 0, -1]), _mean(precision[0, :, column, 0, -1])
-        figures.append(ClassFigures(name, count, ap, ap50))
-    metrics = {name: float(value) if value >= 0 else np.nan for name, value in zip(METRICS, run.stats, strict=True)}
+        column = boxes.params.catIds.index(dataset.category_ids[index])
+        ap, ap50 = (_mean(boxes.eval["precision"][rows, :, column, 0, -1]) for rows in (slice(None), 0))
+        mask_ap = _mean(pixels.eval["precision"][:, :, column, 0, -1]) if has_masks else math.nan
+        figures.append(ClassFigures(name, count, ap, ap50, mask_ap))
     return Evaluation(metrics, tuple(figures), len(dataset.images))
 
 
-def _without_annotations(empty: Any, truth: Any) -> Any:
-    empty.dataset = {**truth.dataset, "annotations": []}
-    empty.createIndex()
-    return empty
+def proposal_metrics(dataset: Dataset, found: Mapping[int, Detections]) -> Evaluation:
+    """The share of all objects, of whatever class, that the best 100, 300 and 1000 boxes of their image find.
+
+    It is averaged over IoU 0.50 to 0.95, as COCO's metrics are. Images that are not in `found` count as without a box.
+    """
+    run = _run(dataset, coco_results(dataset, found), "bbox", PROPOSAL_COUNTS, classes=False)
+    recall = run.eval["recall"][:, 0]  # (IoU thresholds, areas, most detections)
+    values = [*(_mean(recall[:, 0, most]) for most in range(3)), *(_mean(recall[:, area, -1]) for area in (1, 2, 3))]
+    return Evaluation(dict(zip(PROPOSAL_METRICS, values, strict=True)), (), len(dataset.images))
 
 
-def _mean(precision: np.ndarray) -> float:
-    known = precision[precision > -1]
+def _run(
+    dataset: Dataset, results: list[dict[str, Any]], kind: str, counts: tuple[int, ...], classes: bool = True
+) -> Any:
+    """pycocotools' evaluation of results ("bbox" or "segm"), accumulated."""
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO()
+        truth.dataset = coco_truth(dataset, encode=lambda runs: runs)
+        truth.dataset["annotations"] += _unfinished(dataset, len(truth.dataset["annotations"]))
+        if kind == "segm":
+            annotations = truth.dataset["annotations"]
+            for item, area in zip(annotations, mask_areas([a["segmentation"] for a in annotations]), strict=True):
+                item["iscrowd"] = int(item["iscrowd"] or not area)
+        truth.createIndex()
+        scored = COCO()
+        scored.dataset = {**truth.dataset, "annotations": _as_annotations(results, kind)}
+        scored.createIndex()
+        run = COCOeval(truth, scored, kind)
+        run.params.maxDets = list(counts)
+        run.params.useCats = int(classes)
+        run.evaluate()
+        run.accumulate()
+    return run
+
+
+def _as_annotations(results: Sequence[Mapping[str, Any]], kind: str) -> list[dict[str, Any]]:
+    """Results as pycocotools compares them: with ids, and areas of what is compared."""
+    if kind == "bbox":
+        areas: Sequence[float] = [result["bbox"][2] * result["bbox"][3] for result in results]
+    else:
+        areas = mask_areas([result["segmentation"] for result in results])
+    return [
+        {**result, "id": number, "area": area, "iscrowd": 0}
+        for number, (result, area) in enumerate(zip(results, areas, strict=True), start=1)
+    ]
+
+
+def _figures(run: Any) -> list[float]:
+    """The values of METRICS."""
+    precision = run.eval["precision"][..., -1]  # (IoU thresholds, recalls, classes, areas)
+    recall = run.eval["recall"]  # (IoU thresholds, classes, areas, most detections)
+    return [
+        *(_mean(precision[threshold, ..., 0]) for threshold in (slice(None), 0, 5)),
+        *(_mean(precision[..., area]) for area in (1, 2, 3)),
+        *(_mean(recall[:, :, 0, most]) for most in range(3)),
+        *(_mean(recall[:, :, area, -1]) for area in (1, 2, 3)),
+    ]
+
+
+def _mean(values: np.ndarray) -> float:
+    known = values[values > -1]
     return float(known.mean()) if known.size else np.nan
 
 
-def coco_truth(dataset: Dataset) -> dict[str, Any]:
-    """The data set in COCO's form. Difficult objects of VOC appear as crowds: what lies in them does not count."""
+def _judged_alone(dataset: Dataset, results: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The results of classes that were looked for in their image."""
+    judged = {
+        image.number: {dataset.category_ids[label] for label in {*image.labels.tolist(), *(image.absent or ())}}
+        for image in dataset.images
+    }
+    return [result for result in results if result["category_id"] in judged[result["image_id"]]]
+
+
+def _unfinished(dataset: Dataset, count: int) -> list[dict[str, Any]]:
+    """Crowds as large as their image, of classes that are not wholly annotated there: no box is one too many."""
+    pairs = [(image, label) for image in dataset.images for label in sorted(image.unfinished)]
+    return [
+        {
+            "id": count + index,
+            "image_id": image.number,
+            "category_id": dataset.category_ids[label],
+            "bbox": [0, 0, *image.size],
+            "area": image.size[0] * image.size[1],
+            "iscrowd": 1,
+            "segmentation": whole_image(image.size),
+        }
+        for index, (image, label) in enumerate(pairs, start=1)
+    ]
+
+
+def coco_truth(dataset: Dataset, encode: Callable[[RunLengths], Any]) -> dict[str, Any]:
+    """The data set in COCO's form, masks as what `encode` makes of run lengths.
+
+    An object without a usable mask has an empty one. Difficult objects of VOC appear as crowds: what lies in them does
+    not count.
+    """
     annotations: list[dict[str, Any]] = []
     for image in dataset.images:
-        for box, label, area, ignored in zip(image.boxes, image.labels, image.areas, image.ignored, strict=True):
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": image.number,
-                    "category_id": dataset.category_ids[int(label)],
-                    "bbox": _xywh(box),
-                    "area": float(area),
-                    "iscrowd": int(ignored),
-                }
-            )
+        for row, (box, label, area, ignored) in enumerate(
+            zip(image.boxes, image.labels, image.areas, image.ignored, strict=True)
+        ):
+            item = {
+                "id": len(annotations) + 1,
+                "image_id": image.number,
+                "category_id": dataset.category_ids[int(label)],
+                "bbox": _xywh(box),
+                "area": float(area),
+                "iscrowd": int(ignored),
+            }
+            if image.masks is not None:
+                mask = image.masks[row]
+                item["segmentation"] = encode(run_lengths(mask, image.size) if mask else no_pixel(image.size))
+            annotations.append(item)
     return {
         "info": {},
         "images": [
@@ -209,18 +351,27 @@ def coco_truth(dataset: Dataset) -> dict[str, Any]:
     }
 
 
-def coco_results(dataset: Dataset, found: Mapping[int, Detections]) -> list[dict[str, Any]]:
-    """What was found, by image number, in COCO's results form: image_id, category_id, bbox as x, y, w, h, score."""
-    return [
-        {
-            "image_id": number,
-            "category_id": dataset.category_ids[int(label)],
-            "bbox": _xywh(box),
-            "score": round(float(score), 6),
-        }
-        for number, detections in found.items()
-        for box, score, label in zip(detections.boxes, detections.scores, detections.classes, strict=True)
-    ]
+def coco_results(
+    dataset: Dataset, found: Mapping[int, Detections], encode: Callable[[RunLengths], Any] = lambda runs: runs
+) -> list[dict[str, Any]]:
+    """What was found, by image number, in COCO's results form: image_id, category_id, bbox as x, y, w, h, score.
+
+    Masks are the segmentation, as what `encode` makes of run lengths.
+    """
+    results = []
+    for number, detections in found.items():
+        rows = zip(detections.boxes, detections.scores, detections.classes, strict=True)
+        for row, (box, score, label) in enumerate(rows):
+            result = {
+                "image_id": number,
+                "category_id": dataset.category_ids[int(label)],
+                "bbox": _xywh(box),
+                "score": round(float(score), 6),
+            }
+            if detections.masks is not None:
+                result["segmentation"] = encode(detections.masks[row])
+            results.append(result)
+    return results
 
 
 def _xywh(box: Sequence[float] | np.ndarray) -> list[float]:
@@ -228,12 +379,28 @@ def _xywh(box: Sequence[float] | np.ndarray) -> list[float]:
     return [round(value, 3) for value in (x1, y1, x2 - x1, y2 - y1)]
 
 
-def write_evaluation(folder: Path, measured: Measured) -> None:
-    """Writes metrics.json, results.json (COCO results) and truth.json (the annotations they were measured against).
+def write_evaluation(folder: Path, measured: Measured) -> list[str]:
+    """Writes results.json (COCO results), truth.json (the annotations they were measured against) and metrics.json.
 
+    Of a detector that tells no classes apart, also proposals.npz, which the data of another may name. Without an
+    evaluation, truth.json and metrics.json are left out, and for proposals results.json too: of training images there
+    are a hundred million.
+
+    Returns the names of the files.
     Raises:
         DiagnosticError: cannot-write.
     """
-    write_json(folder / "results.json", coco_results(measured.dataset, measured.found))
-    write_json(folder / "truth.json", coco_truth(measured.dataset))
-    write_json(folder / "metrics.json", measured.evaluation.as_json())
+    evaluation, dataset, found = measured.evaluation, measured.dataset, measured.found
+    written = []
+    if evaluation is not None:
+        write_json(folder / "metrics.json", evaluation.as_json())
+        write_text(folder / "truth.json", json.dumps(coco_truth(dataset, as_json)))
+        written += ["metrics.json", "truth.json"]
+    if measured.tells_classes or evaluation is not None:
+        write_text(folder / "results.json", json.dumps(coco_results(dataset, found, as_json)))
+        written.append("results.json")
+    if not measured.tells_classes:
+        pairs = {number: (detections.boxes, detections.scores) for number, detections in found.items()}
+        write_whole(folder / "proposals.npz", lambda temporary: write_arrays(temporary, pairs))
+        written.append("proposals.npz")
+    return written

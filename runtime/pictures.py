@@ -1,4 +1,4 @@
-"""Pictures for people: boxes on images, sheets of images, training curves."""
+"""Pictures for people: boxes and masks on images, sheets of images, training curves."""
 
 from __future__ import annotations
 
@@ -12,10 +12,13 @@ import numpy as np
 
 from detc.dsl.catalogue.running import CANNOT_WRITE
 from detc.dsl.diagnostics import DiagnosticError
+from detc.runtime.data.masks import Mask, bitmap, run_lengths
 from detc.runtime.data.preprocess import Detections
 from detc.runtime.files import write_whole
 
 GOLDEN_RATIO = 0.618034
+# How much of a mask's colour covers the image.
+TINT = 0.45
 
 
 def class_colour(number: int) -> tuple[int, int, int]:
@@ -25,9 +28,12 @@ def class_colour(number: int) -> tuple[int, int, int]:
 
 
 def draw_detections(image: np.ndarray, found: Detections, classes: Sequence[str]) -> np.ndarray:
-    """A copy of an image (H, W, 3), blue, green, red, with boxes, class names and scores; the best on top."""
+    """A copy of an image (H, W, 3), blue, green, red, with masks, boxes, class names and scores; the best on top."""
     picture = image.copy()
     thickness = max(1, round(min(image.shape[:2]) / 300))
+    if found.masks is not None:
+        for runs, number in reversed(list(zip(found.masks, found.classes, strict=True))):
+            _tint(picture, bitmap(runs), class_colour(int(number)))
     for box, score, number in reversed(list(zip(found.boxes, found.scores, found.classes, strict=True))):
         colour = class_colour(int(number))
         _rectangle(picture, box, colour, thickness)
@@ -35,10 +41,16 @@ def draw_detections(image: np.ndarray, found: Detections, classes: Sequence[str]
     return picture
 
 
-def draw_truth(image: np.ndarray, boxes: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """A copy of an image with annotated boxes (G, 4), coloured by class."""
+def draw_truth(
+    image: np.ndarray, boxes: np.ndarray, labels: np.ndarray, masks: Sequence[Mask | None] | None = None
+) -> np.ndarray:
+    """A copy of an image with annotated boxes (G, 4), and masks where there are any, coloured by class."""
     picture = image.copy()
     thickness = max(1, round(min(image.shape[:2]) / 300))
+    for mask, number in zip(masks or (), labels, strict=False):
+        if mask is not None:
+            pixels = bitmap(run_lengths(mask, (image.shape[1], image.shape[0])))
+            _tint(picture, pixels, class_colour(int(number)))
     for box, number in zip(boxes, labels, strict=True):
         _rectangle(picture, box, class_colour(int(number)), thickness)
     return picture
@@ -101,6 +113,11 @@ def write_curves(
     right.set_ylim(0, 1)
     left.set_ylim(bottom=0)
     write_whole(path, lambda temporary: figure.savefig(temporary, dpi=110))
+
+
+def _tint(picture: np.ndarray, pixels: np.ndarray, colour: tuple[int, int, int]) -> None:
+    """Mixes a colour into the pixels (H, W) of a mask."""
+    picture[pixels] = (picture[pixels] * (1 - TINT) + np.multiply(colour, TINT)).astype(np.uint8)
 
 
 def _rectangle(picture: np.ndarray, box: np.ndarray, colour: tuple[int, int, int], thickness: int) -> None:

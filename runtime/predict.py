@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from detc.dsl.catalogue.data import PROPOSALS_MISSING
 from detc.dsl.catalogue.running import CLASS_LISTS_DIFFER, NO_IMAGES, NO_SETTINGS
 from detc.dsl.diagnostics import Diagnostic, DiagnosticError
 from detc.runtime.data.images import SUFFIXES, read_image
+from detc.runtime.data.masks import as_json, mask_areas
 from detc.runtime.data.preprocess import Detections, Preprocess
 from detc.runtime.data.settings import Data, data_settings
 from detc.runtime.files import write_json
@@ -23,8 +25,8 @@ if TYPE_CHECKING:
 
     from detc.runtime.detector import Detector
 
-# A batch (N, 3, H, W) float32, normalised, to "boxes" (N, K, 4) in its pixels, "scores" (N, K) and "classes" (N, K).
-Engine = Callable[[np.ndarray], dict[str, np.ndarray]]
+# `image` (N, 3, H, W) float32, normalised, and what else the graph takes, to what `Preprocess.detections` reads.
+Engine = Callable[..., dict[str, np.ndarray]]
 
 
 class FxEngine:
@@ -34,11 +36,12 @@ class FxEngine:
         self.module = module.to(device).eval()
         self.device = device
 
-    def __call__(self, batch: np.ndarray) -> dict[str, np.ndarray]:
+    def __call__(self, image: np.ndarray, **others: np.ndarray) -> dict[str, np.ndarray]:
         import torch
 
+        inputs = {name: torch.from_numpy(array).to(self.device) for name, array in {"image": image, **others}.items()}
         with torch.inference_mode():
-            return as_arrays(self.module(torch.from_numpy(batch).to(self.device)))
+            return as_arrays(self.module(**inputs))
 
 
 def as_arrays(outputs: Mapping[str, torch.Tensor]) -> dict[str, np.ndarray]:
@@ -55,7 +58,11 @@ def data_of(detector: Detector) -> Data:
     if detector.data is None:
         raise DiagnosticError(NO_SETTINGS.at(None, f"{detector.name} has no `data`"))
     settings = data_settings(detector.data)
-    _require_same_classes(detector, settings.classes, "its data")
+    if not isinstance(settings.classes, int):
+        _require_same_classes(detector, settings.classes, "its data")
+    elif settings.classes != len(detector.classes):
+        summary = f"{detector.name} has {len(detector.classes)} classes, and its data {settings.classes}"
+        raise DiagnosticError(CLASS_LISTS_DIFFER.at(None, summary))
     return settings
 
 
@@ -124,11 +131,24 @@ def detector_predictor(detector: Detector, weights: Path) -> Predictor:
     """A detector with weights from a file, run by torch, on the GPU where there is one.
 
     Raises:
-        DiagnosticError: no-settings, class-lists-differ, and whatever is wrong with the weights.
+        DiagnosticError: no-settings, class-lists-differ, proposals-missing where it takes more than an image, and
+            whatever is wrong with the weights.
     """
+    from detc.runtime.checkpoint import read_checkpoint
+
     settings = data_of(detector)
+    view = detector.graph.view("predict")
+    if "proposals" in view.inputs:
+        hint = "`detc eval` runs it on the images of its data, whose sources name a file of proposals"
+        summary = f"{detector.name} takes proposals beside an image"
+        raise DiagnosticError(PROPOSALS_MISSING.at(None, summary, detail=hint))
+    if isinstance(settings.classes, int):
+        named = read_checkpoint(weights).classes
+        if named is not None and len(named) == settings.classes:
+            detector = detector.named(named)
     engine = FxEngine(loaded_module(detector, weights), default_device())
-    return Predictor(engine, preprocess_of(settings, detector.graph.size_divisor), settings.classes)
+    classes = tuple(detector.classes) if "classes" in view.views["predict"] else ("object",)
+    return Predictor(engine, preprocess_of(settings, detector.graph.size_divisor), classes)
 
 
 def image_files(arguments: Sequence[str]) -> list[Path]:
@@ -173,7 +193,8 @@ def write_predictions(
 ) -> Iterator[tuple[Path, Detections]]:
     """Predicts on each file and writes a picture with the boxes of at least `score`; at the end, predictions.json.
 
-    predictions.json has all boxes in COCO's form: "images", "categories" (ids from 1), and "annotations" with "score".
+    predictions.json has all boxes in COCO's form: "images", "categories" (ids from 1), and "annotations" with "score",
+    and with run lengths as "segmentation" where the detector finds masks.
     Pictures have the names of the images; where two images have the same name, a number is added.
 
     Raises:
@@ -194,25 +215,32 @@ def write_predictions(
         write_picture(output / name, draw_detections(image, found.above(score), predictor.classes))
         size = {"width": image.shape[1], "height": image.shape[0]}
         images.append({"id": number, "file_name": str(path), **size, "picture": name})
-        for box, confidence, label in zip(found.boxes.tolist(), found.scores, found.classes, strict=True):
-            x1, y1, x2, y2 = box
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": number,
-                    "category_id": int(label) + 1,
-                    "bbox": [round(value, 3) for value in (x1, y1, x2 - x1, y2 - y1)],
-                    "area": round((x2 - x1) * (y2 - y1), 3),
-                    "iscrowd": 0,
-                    "score": round(float(confidence), 6),
-                }
-            )
+        annotations.extend(_annotations(found, number, len(annotations)))
         yield path, found
     categories = [{"id": i, "name": name} for i, name in enumerate(predictor.classes, start=1)]
     content = {"images": images, "categories": categories, "annotations": annotations}
     write_json(output / "predictions.json", content)
     if problems:
         raise DiagnosticError(problems)
+
+
+def _annotations(found: Detections, image: int, count: int) -> Iterator[dict[str, Any]]:
+    """What was found in an image, as COCO's annotations with a score; `count` others have been written."""
+    areas = mask_areas(found.masks) if found.masks is not None else None
+    for row, (box, score, label) in enumerate(zip(found.boxes.tolist(), found.scores, found.classes, strict=True)):
+        x1, y1, x2, y2 = box
+        annotation = {
+            "id": count + row + 1,
+            "image_id": image,
+            "category_id": int(label) + 1,
+            "bbox": [round(value, 3) for value in (x1, y1, x2 - x1, y2 - y1)],
+            "area": areas[row] if areas is not None else round((x2 - x1) * (y2 - y1), 3),
+            "iscrowd": 0,
+            "score": round(float(score), 6),
+        }
+        if found.masks is not None:
+            annotation["segmentation"] = as_json(found.masks[row])
+        yield annotation
 
 
 def _free_name(path: Path, used: set[str]) -> str:

@@ -19,12 +19,12 @@ import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
 
-from detc.dsl.catalogue.data import NO_OBJECTS
+from detc.dsl.catalogue.data import CLASSES_MISMATCH, NO_OBJECTS
 from detc.dsl.catalogue.running import BAD_OPTION, CANNOT_RESUME, NO_SETTINGS, OUT_OF_MEMORY, PRETRAINED_MISSING
 from detc.dsl.diagnostics import Diagnostic, DiagnosticError
 from detc.runtime.checkpoint import load_pretrained, load_weights, save_weights
 from detc.runtime.data.dataset import Dataset
-from detc.runtime.data.loading import EpochBatches, training_loader
+from detc.runtime.data.loading import EpochBatches, repetitions, training_loader
 from detc.runtime.data.reading import read_split
 from detc.runtime.data.settings import Data, data_root
 from detc.runtime.evaluate import EvaluationImages, evaluation_batches
@@ -57,10 +57,12 @@ class TrainOptions:
 
 @dataclass(frozen=True)
 class Trained:
-    """How a run ended: its folder, the best AP on the validation images, and whether it was stopped before its end."""
+    """How a run ended: its folder, the best value of the metric that decides, on the validation images, and whether it
+    was stopped before its end."""
 
     run: Run
-    best_ap: float
+    metric: str
+    best: float
     interrupted: bool
 
 
@@ -75,9 +77,16 @@ def train(detector: Detector, options: TrainOptions, tell: Callable[[Iterable[Di
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     settings, schedule = training_settings(detector, options)
     root = data_root(settings, detector.path, options.data)
-    dataset, problems = read_split(settings, "train", root, strict=False)
-    validation, more = read_split(settings, "val", root, strict=True)
+    taken, found = detector.graph.view("train").inputs, detector.graph.view("predict")
+    dataset, problems = read_split(settings, "train", root, False, "truth_masks" in taken, "proposals" in taken)
+    finds_masks, takes_proposals = "masks" in found.views["predict"], "proposals" in found.inputs
+    validation, more = read_split(settings, "val", root, True, finds_masks, takes_proposals)
     tell([*problems, *more])
+    if validation.classes != dataset.classes:
+        notes = (f"of training: {', '.join(dataset.classes)}", f"of validation: {', '.join(validation.classes)}")
+        summary = "the annotations of training and validation declare other classes"
+        raise DiagnosticError(CLASSES_MISMATCH.at(None, summary, notes=notes))
+    detector = detector.named(dataset.classes)
     images = [image for image in dataset.images if settings.keep_empty or len(image.trained()[0])]
     if not images:
         raise DiagnosticError(NO_OBJECTS.at(None, "no training image has an object that covers a pixel"))
@@ -91,7 +100,14 @@ def train(detector: Detector, options: TrainOptions, tell: Callable[[Iterable[Di
     run = _open_run(detector, settings, root, options)
     step = _saved_step(run) if options.resume else 0
     wide = [image.size[0] >= image.size[1] for image in images]
-    batches = EpochBatches(wide, settings.batch, options.seed, schedule.epoch_images)
+    batches = EpochBatches(
+        wide,
+        settings.batch,
+        options.seed,
+        schedule.epoch_images,
+        repetitions=repetitions(images, settings.oversample),
+        repeat=settings.repeat,
+    )
     batches.epoch, batches.skip = divmod(step, len(batches))
     if step >= schedule.epochs * len(batches):
         summary = f"{run.folder} has done its {schedule.epochs} epochs"
@@ -129,7 +145,7 @@ def train(detector: Detector, options: TrainOptions, tell: Callable[[Iterable[Di
             if schedule.epochs % schedule.evaluate_every:
                 trainer.validate(module, evaluated, verbose=False)
         except Interrupted:
-            return Trained(run, saving.best, interrupted=True)
+            return Trained(run, saving.metric, saving.best, interrupted=True)
         except RuntimeError as error:  # torch has a class of its own for a GPU's memory alone
             if "out of memory" not in str(error) and "can't allocate memory" not in str(error):
                 raise
@@ -137,7 +153,7 @@ def train(detector: Detector, options: TrainOptions, tell: Callable[[Iterable[Di
             hint = "--batch takes fewer, and the learning rate follows; smaller images help as well"
             raise DiagnosticError(OUT_OF_MEMORY.at(None, summary, detail=hint)) from None
     run.draw_curves(detector.name)
-    return Trained(run, saving.best, interrupted=False)
+    return Trained(run, saving.metric, saving.best, interrupted=False)
 
 
 def _saved_step(run: Run) -> int:

@@ -223,3 +223,80 @@ Right: all images that the annotations name.
 """,
     severity="warning",
 )
+
+MASKS_MISSING = Kind(
+    "E0616",
+    "masks-missing",
+    """
+The detector trains or finds masks, and a source of its data has none.
+
+Pascal VOC's XML files have boxes alone. A file in COCO's form has a mask in the "segmentation" of each annotation:
+polygons, or run lengths.
+
+Wrong, for a detector with a mask head:
+
+    {"id": 1, "image_id": 1, "category_id": 1, "bbox": [10, 10, 50, 40], "segmentation": []}
+
+Right:
+
+    {"id": 1, "image_id": 1, "category_id": 1, "bbox": [10, 10, 50, 40],
+     "segmentation": [[10, 10, 60, 10, 60, 50, 10, 50]]}
+""",
+)
+
+BAD_MASK = Kind(
+    "E0617",
+    "bad-mask",
+    """
+Objects whose mask is missing or is none: polygons of an odd number of coordinates, of fewer than three points, with a
+coordinate that is not a finite number, or far outside the image; run lengths for an image of another size, that do not
+add up to the image, or are damaged; and masks that cover nothing.
+
+A detector with masks is not trained on these objects, and they do not count in the figures of masks. Their boxes count
+in the figures of boxes.
+
+Wrong: "segmentation": [[10, 10, 60, 10, 60]]
+Right: "segmentation": [[10, 10, 60, 10, 60, 50]]
+""",
+    severity="warning",
+)
+
+PROPOSALS_MISSING = Kind(
+    "E0618",
+    "proposals-missing",
+    """
+The detector takes proposals beside the image (Fast R-CNN), and there are none: a source of its data names no file of
+them, or it is to predict on images that have none.
+
+Wrong: data = coco_detection()
+Right: data = coco_detection(train_proposals = "proposals/train.npz", val_proposals = "proposals/val.npz")
+""",
+)
+
+PROPOSALS_UNREADABLE = Kind(
+    "E0619",
+    "proposals-unreadable",
+    """
+A file of proposals is not what it should be: JSON in the form of COCO results, or an .npz file with the arrays image_id
+(R,), bbox (R, 4) as x, y, width, height, and score (R,).
+
+Pickles are not read, though published proposals come as such: reading one can run any code. Make the proposals with the
+detector that they came from.
+
+Wrong: Coco("annotations/val.json", "val", proposals = "rpn_r50_fpn_1x_val2017.pkl")
+Right: `detc eval specs/rpn.det:rpn_r50_fpn_1x --weights FILE --output rpn`, and proposals = "rpn/proposals.npz"
+""",
+)
+
+PROPOSALS_MISMATCH = Kind(
+    "E0620",
+    "proposals-mismatch",
+    """
+A file of proposals belongs to another data set than the annotations beside it: its image ids are not those of the
+annotated images, more than one annotated image in twenty has no proposal, or more than one box in a hundred reaches
+over the border of its image.
+
+Wrong: Coco("annotations/instances_train2017.json", "train2017", proposals = "rpn_val2017.npz")
+Right: Coco("annotations/instances_val2017.json", "val2017", proposals = "rpn_val2017.npz")
+""",
+)

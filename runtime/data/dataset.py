@@ -12,6 +12,7 @@ import numpy as np
 
 from detc.dsl.catalogue.data import (
     BAD_BOX,
+    BAD_MASK,
     CLASSES_MISMATCH,
     DUPLICATE,
     IMAGE_LEFT_OUT,
@@ -23,6 +24,8 @@ from detc.dsl.catalogue.data import (
 )
 from detc.dsl.diagnostics import Diagnostic, DiagnosticError, Kind, suggest
 from detc.runtime.data.images import ImageProblem, header_sizes
+from detc.runtime.data.masks import Mask
+from detc.runtime.data.proposals import Proposals
 
 EXAMPLES = 3
 
@@ -35,6 +38,10 @@ class AnnotatedImage:
     `boxes` (G, 4) float64 are x1, y1, x2, y2 in pixels as annotated, `labels` (G,) int64 class numbers, `areas` (G,)
     pixels of the object, by which small, medium and large are told apart. `ignored` (G,) marks crowds and difficult
     objects: they are not trained on, and finding them or not does not count.
+
+    Where they were asked for, `masks` are those of the objects, None for one without a usable mask, and `proposals` are
+    boxes that somebody proposes. `absent` and `unfinished` are LVIS's: class numbers that the image certainly does not
+    show, and those of which it may show more than is annotated; `absent` is None where every class was looked for.
     """
 
     number: int
@@ -44,15 +51,27 @@ class AnnotatedImage:
     labels: np.ndarray
     areas: np.ndarray
     ignored: np.ndarray
+    masks: tuple[Mask | None, ...] | None = None
+    proposals: Proposals | None = None
+    absent: frozenset[int] | None = None
+    unfinished: frozenset[int] = frozenset()
 
-    def trained(self) -> tuple[np.ndarray, np.ndarray]:
-        """Boxes (T, 4) float32 cut at the image's border, and labels (T,), of the objects that training uses."""
+    def trained(self) -> tuple[np.ndarray, np.ndarray, tuple[Mask, ...] | None]:
+        """Boxes (T, 4) float32 cut at the image's border, labels (T,), and masks, of the objects that training uses.
+
+        Where masks were asked for, those are the objects that have one.
+        """
         width, height = self.size
         boxes = np.clip(self.boxes, 0, [width, height, width, height])
         usable = ~self.ignored & (boxes[:, 2] - boxes[:, 0] >= 1) & (boxes[:, 3] - boxes[:, 1] >= 1)
-        keys = np.column_stack([self.boxes, self.labels])[usable]
-        first = np.sort(np.unique(keys, axis=0, return_index=True)[1]) if len(keys) else np.zeros(0, np.int64)
-        return boxes[usable][first].astype(np.float32), self.labels[usable][first]
+        if self.masks is not None:
+            usable &= np.asarray([mask is not None for mask in self.masks], bool)
+        rows = np.flatnonzero(usable)
+        keys = np.column_stack([self.boxes, self.labels])[rows]
+        if len(keys):
+            rows = rows[np.sort(np.unique(keys, axis=0, return_index=True)[1])]
+        masks = None if self.masks is None else tuple(mask for row in rows if (mask := self.masks[row]) is not None)
+        return boxes[rows].astype(np.float32), self.labels[rows], masks
 
 
 @dataclass(frozen=True)
@@ -88,12 +107,26 @@ class Findings:
 
 @dataclass(frozen=True)
 class RawObject:
-    """An object as an annotation file has it; `box` is x1, y1, x2, y2 in pixels and may be nonsense."""
+    """An object as an annotation file has it; `box` is x1, y1, x2, y2 in pixels and may be nonsense.
+
+    `mask` is None where masks were not asked for, and says what is wrong where that is not a mask.
+    """
 
     name: str
     box: tuple[float, float, float, float]
     area: float | None = None
     ignored: bool = False
+    mask: Mask | str | None = None
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What LVIS says of an image beside its objects, since it does not annotate every class in every image.
+
+    The names of classes that were looked for and are not there, and of those of which some objects may lack."""
+
+    absent: frozenset[str]
+    unfinished: frozenset[str]
 
 
 @dataclass(frozen=True)
@@ -104,21 +137,28 @@ class RawImage:
     size: tuple[int, int] | None
     objects: Sequence[RawObject]
     number: int | None = None
+    judged: Judged | None = None
+    proposals: Proposals | None = None
 
 
 @dataclass(frozen=True)
 class RawSource:
-    """All of one source. `names` are the classes it declares, with their ids, or None where it declares none."""
+    """All of one source.
+
+    `names` are the classes it declares, with their ids, or None where it declares none; `masks` says whether those of
+    its objects were read.
+    """
 
     where: str
     images: Sequence[RawImage]
     names: dict[str, int] | None
+    masks: bool = False
 
 
 def build_dataset(
-    sources: Sequence[RawSource], classes: Sequence[str], strict: bool
+    sources: Sequence[RawSource], classes: Sequence[str] | int, strict: bool
 ) -> tuple[Dataset, list[Diagnostic]]:
-    """Checks what was read and puts it into one dataset.
+    """Checks what was read and puts it into one dataset. A number as `classes` takes that many names from the sources.
 
     `strict` is for an evaluation: an image that is missing, cut off or of another size is an error there, since leaving
     it out would give the figure of another set. Otherwise it is left out and counted.
@@ -127,7 +167,7 @@ def build_dataset(
     Raises:
         DiagnosticError: classes-mismatch, no-objects; with `strict` image-missing, image-unreadable, size-disagrees.
     """
-    classes = tuple(classes)
+    classes = _declared_names(sources, classes) if isinstance(classes, int) else tuple(classes)
     findings = Findings()
     category_ids = _match_classes(sources, classes, findings)
     raw = _once(sources, findings)
@@ -141,12 +181,13 @@ def build_dataset(
     index = {name: number for number, name in enumerate(classes)}
     taken = {image.number for image in raw if image.number is not None}
     free = iter(range(1, len(raw) + len(taken) + 1))
+    wants_masks = any(source.masks for source in sources)
     images = []
     for image in raw:
         size = sizes.get(image.path)
         if size is not None:
             number = image.number if image.number is not None else next(n for n in free if n not in taken)
-            images.append(_annotated(image, number, size, index, findings))
+            images.append(_annotated(image, number, size, index, findings, wants_masks))
     if not any((~image.ignored).any() for image in images):
         where = ", ".join(source.where for source in sources)
         summary = f"{where}: {len(images)} images, and no object of any class"
@@ -181,6 +222,16 @@ def _match_classes(sources: Sequence[RawSource], classes: tuple[str, ...], findi
     if len(declared) == len(sources) and all(names == declared[0] for names in declared):
         return tuple(declared[0][name] for name in classes)
     return tuple(range(1, len(classes) + 1))
+
+
+def _declared_names(sources: Sequence[RawSource], count: int) -> tuple[str, ...]:
+    """The names that the first source declares, in the order of their ids, after checking that they are so many."""
+    declared = sources[0].names or {}
+    if len(declared) != count:
+        hint = "`data.classes` may be that number, or a list of names"
+        summary = f"the spec has {count} classes, {sources[0].where} declares {len(declared)}"
+        raise DiagnosticError(CLASSES_MISMATCH.at(None, summary, detail=hint))
+    return tuple(sorted(declared, key=lambda name: declared[name]))
 
 
 def _hint(name: str, unknown: list[str]) -> str:
@@ -226,7 +277,7 @@ def _image_sizes(images: Sequence[RawImage], problems: Findings) -> dict[Path, t
 
 
 def _annotated(
-    raw: RawImage, number: int, size: tuple[int, int], index: dict[str, int], findings: Findings
+    raw: RawImage, number: int, size: tuple[int, int], index: dict[str, int], findings: Findings, wants_masks: bool
 ) -> AnnotatedImage:
     objects = [item for item in raw.objects if item.name in index]
     boxes = np.asarray([item.box for item in objects], np.float64).reshape(-1, 4)
@@ -256,4 +307,25 @@ def _annotated(
     keys = np.column_stack([boxes, labels])[kept & ~ignored]
     for _ in range(len(keys) - len(np.unique(keys, axis=0)) if len(keys) else 0):
         findings.add(DUPLICATE, "boxes equal to another of their class, trained on once", raw.path.name)
-    return AnnotatedImage(number, raw.path, size, boxes[kept], labels[kept], areas[kept], ignored[kept])
+    masks = None
+    if wants_masks:
+        for item in (item for item, stays in zip(objects, kept & ~ignored, strict=True) if stays):
+            if isinstance(item.mask, str):
+                what = f"objects {item.mask}, neither trained on nor counted in the figures of masks"
+                findings.add(BAD_MASK, what, raw.path.name)
+        usable = (None if isinstance(item.mask, str) else item.mask for item in objects)
+        masks = tuple(mask for mask, stays in zip(usable, kept, strict=True) if stays)
+    judged = raw.judged
+    return AnnotatedImage(
+        number,
+        raw.path,
+        size,
+        boxes[kept],
+        labels[kept],
+        areas[kept],
+        ignored[kept],
+        masks,
+        raw.proposals,
+        None if judged is None else frozenset(index[name] for name in judged.absent if name in index),
+        frozenset() if judged is None else frozenset(index[name] for name in judged.unfinished if name in index),
+    )

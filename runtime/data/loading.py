@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +15,9 @@ from torch.utils.data import Dataset as TorchDataset
 from detc.dsl.diagnostics import DiagnosticError
 from detc.runtime.data.dataset import AnnotatedImage
 from detc.runtime.data.images import Unreadable, read_image
+from detc.runtime.data.masks import MaskWindow, draw_mask, pack_masks
 from detc.runtime.data.preprocess import pad_batch
+from detc.runtime.data.proposals import Proposals, pack_proposals
 from detc.runtime.data.settings import Data
 from detc.runtime.data.transforms import Sample
 
@@ -25,23 +27,34 @@ Draw = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Batch:
-    """`image` (N, 3, H, W) float32 normalised; `truth_boxes` (N, G, 4) float32 in pixels; `truth_labels` (N, G) int64,
-    -1 in rows without an object; `files` the names of the images."""
+    """`inputs` are what the graph of training takes, by name; `files` the names of the images.
 
-    image: torch.Tensor
-    truth_boxes: torch.Tensor
-    truth_labels: torch.Tensor
+    Always `image` (N, 3, H, W) float32 normalised, `truth_boxes` (N, G, 4) float32 in pixels, and `truth_labels` (N, G)
+    int64, -1 in rows without an object. Where the images were read with masks, `truth_masks` and `truth_windows`
+    (`pack_masks`); where with proposals, `proposals` and `proposal_scores` (`pack_proposals`).
+    """
+
+    inputs: Mapping[str, torch.Tensor]
     files: tuple[str, ...]
 
     def to(self, device: torch.device) -> Batch:
-        boxes, labels = self.truth_boxes.to(device), self.truth_labels.to(device)
-        return Batch(self.image.to(device, non_blocking=True), boxes, labels, self.files)
+        return Batch({name: tensor.to(device, non_blocking=True) for name, tensor in self.inputs.items()}, self.files)
 
     def pin_memory(self) -> Batch:
-        return Batch(self.image.pin_memory(), self.truth_boxes, self.truth_labels, self.files)
+        return Batch({name: tensor.pin_memory() for name, tensor in self.inputs.items()}, self.files)
 
 
-class TrainingImages(TorchDataset[tuple[Sample, str] | Unreadable]):
+@dataclass(frozen=True)
+class TrainingImage:
+    """An augmented image, with the pixels of its objects' masks and its proposals where there are any, and its name."""
+
+    sample: Sample
+    masks: tuple[MaskWindow, ...] | None
+    proposals: Proposals | None
+    file: str
+
+
+class TrainingImages(TorchDataset[TrainingImage | Unreadable]):
     """Augmented training images, taken by `Draw`: the draw and the run's seed decide everything random."""
 
     def __init__(self, images: Sequence[AnnotatedImage], settings: Data, seed: int) -> None:
@@ -49,7 +62,7 @@ class TrainingImages(TorchDataset[tuple[Sample, str] | Unreadable]):
         self.settings = settings
         self.seed = seed
 
-    def __getitem__(self, draw: Draw) -> tuple[Sample, str] | Unreadable:
+    def __getitem__(self, draw: Draw) -> TrainingImage | Unreadable:
         epoch, place, index = draw
         image = self.images[index]
         rng = np.random.default_rng([self.seed, 1, epoch, place])
@@ -59,23 +72,52 @@ class TrainingImages(TorchDataset[tuple[Sample, str] | Unreadable]):
             return Unreadable(tuple(error))
         for transform in self.settings.augment:
             sample = transform(sample, rng)
-        return sample, image.path.name
+        masks = sample.masks and tuple(draw_mask(mask, sample.place, sample.size) for mask in sample.masks)
+        proposals = image.proposals and image.proposals.placed(sample.place, sample.size)
+        return TrainingImage(sample, masks, proposals, image.path.name)
+
+
+def repetitions(images: Sequence[AnnotatedImage], threshold: float | None) -> np.ndarray:
+    """How often a pass over the images takes each of them, from the classes that it shows, (I,) int64.
+
+    With f the share of the images that show a class, an image is taken sqrt(threshold / f) times, rounded up, f being
+    that of its rarest class, and never less than once. Gupta et al., CVPR 2019, section 4.1.
+    """
+    taken = np.ones(len(images), np.int64)
+    if threshold is None:
+        return taken
+    shown = [np.unique(image.trained()[1]) for image in images]
+    shares = np.bincount(np.concatenate(shown)) / len(images)
+    for index, labels in enumerate(shown):
+        if len(labels):
+            taken[index] = max(1, math.ceil(math.sqrt(threshold / shares[labels].min())))
+    return taken
 
 
 class EpochBatches(Sampler[list[Draw]]):
-    """The batches of each epoch: every image once, or `length` images in passes one after the other.
+    """The batches of each epoch: every image as often as `repetitions` says (once, if it is None), `repeat` times over.
 
+    With `length`, an epoch is that many images, in passes one after the other.
     Images that lie and images that stand are put into batches of their own as far as they go, which saves padding. All
     batches have the full size but the last. `skip` batches of the first epoch that is iterated are left out: resuming.
     """
 
     def __init__(
-        self, wide: Sequence[bool], batch: int, seed: int, length: int | None = None, epoch: int = 0, skip: int = 0
+        self,
+        wide: Sequence[bool],
+        batch: int,
+        seed: int,
+        length: int | None = None,
+        epoch: int = 0,
+        skip: int = 0,
+        repetitions: np.ndarray | None = None,
+        repeat: int = 1,
     ) -> None:
         self.wide = np.asarray(wide, bool)
         self.batch = batch
         self.seed = seed
-        self.length = length or len(self.wide)
+        self.taken = np.repeat(np.arange(len(self.wide)), 1 if repetitions is None else repetitions)
+        self.length = length or repeat * len(self.taken)
         self.epoch = epoch
         self.skip = skip
 
@@ -92,8 +134,8 @@ class EpochBatches(Sampler[list[Draw]]):
 
     def _batches(self) -> list[list[Draw]]:
         rng = np.random.default_rng([self.seed, 0, self.epoch])
-        passes = -(-self.length // len(self.wide))
-        order = np.concatenate([rng.permutation(len(self.wide)) for _ in range(passes)])[: self.length]
+        passes = -(-self.length // len(self.taken))
+        order = np.concatenate([rng.permutation(self.taken) for _ in range(passes)])[: self.length]
         draws = [(self.epoch, place, int(index)) for place, index in enumerate(order)]
         groups = [[d for d in draws if self.wide[d[2]]], [d for d in draws if not self.wide[d[2]]]]
         full = [g[i : i + self.batch] for g in groups for i in range(0, len(g) - self.batch + 1, self.batch)]
@@ -111,20 +153,31 @@ class Collate:
     settings: Data
     multiple: int
 
-    def __call__(self, items: Sequence[tuple[Sample, str] | Unreadable]) -> Batch | Unreadable:
+    def __call__(self, items: Sequence[TrainingImage | Unreadable]) -> Batch | Unreadable:
         problems = [diagnostic for item in items if isinstance(item, Unreadable) for diagnostic in item.diagnostics]
         if problems:
             return Unreadable(tuple(problems))
-        samples = [item for item in items if not isinstance(item, Unreadable)]
-        images = [sample.image for sample, _ in samples]
-        batch = pad_batch(images, self.settings.normalize, self.multiple, self.settings.canvas or (1, 1))
-        most = max(1, *(len(sample.boxes) for sample, _ in samples))
-        boxes = torch.zeros(len(samples), most, 4)
-        labels = torch.full((len(samples), most), -1, dtype=torch.int64)
-        for row, (sample, _) in enumerate(samples):
-            boxes[row, : len(sample.boxes)] = torch.from_numpy(sample.boxes)
-            labels[row, : len(sample.boxes)] = torch.from_numpy(sample.labels)
-        return Batch(torch.from_numpy(batch), boxes, labels, tuple(name for _, name in samples))
+        images = [item for item in items if not isinstance(item, Unreadable)]
+        samples = [image.sample for image in images]
+        pixels = [sample.image for sample in samples]
+        most = max(1, *(len(sample.boxes) for sample in samples))
+        boxes = np.zeros((len(samples), most, 4), np.float32)
+        labels = np.full((len(samples), most), -1, np.int64)
+        for row, sample in enumerate(samples):
+            boxes[row, : len(sample.boxes)] = sample.boxes
+            labels[row, : len(sample.boxes)] = sample.labels
+        inputs = {
+            "image": pad_batch(pixels, self.settings.normalize, self.multiple, self.settings.canvas or (1, 1)),
+            "truth_boxes": boxes,
+            "truth_labels": labels,
+        }
+        masks = [image.masks for image in images if image.masks is not None]
+        if masks:
+            inputs["truth_masks"], inputs["truth_windows"] = pack_masks(masks, most)
+        proposals = [image.proposals for image in images if image.proposals is not None]
+        if proposals:
+            inputs["proposals"], inputs["proposal_scores"] = pack_proposals(proposals)
+        return Batch({name: torch.from_numpy(array) for name, array in inputs.items()}, tuple(i.file for i in images))
 
 
 def training_loader(

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from detc.runtime.data.affine import Affine
+from detc.runtime.data.masks import RunLengths, paste_masks
 from detc.runtime.data.transforms import Normalize, Resize, Sample, clip_boxes
 
 
@@ -15,17 +17,20 @@ class Detections:
     """Boxes found in one image, by falling score.
 
     `boxes` (K, 4) float32 are x1, y1, x2, y2 in pixels of the image as it was given, within it; `scores` (K,) float32;
-    `classes` (K,) int64.
+    `classes` (K,) int64, all 0 from a detector that tells none apart. `masks` are the objects' pixels, of a detector
+    that finds those: run lengths over the image, which `detc.runtime.data.masks.bitmap` makes pixels of.
     """
 
     boxes: np.ndarray
     scores: np.ndarray
     classes: np.ndarray
+    masks: tuple[RunLengths, ...] | None = None
 
     def above(self, score: float) -> Detections:
         """Those with at least this score."""
         kept = self.scores >= score
-        return Detections(self.boxes[kept], self.scores[kept], self.classes[kept])
+        masks = self.masks and tuple(mask for mask, stays in zip(self.masks, kept, strict=True) if stays)
+        return Detections(self.boxes[kept], self.scores[kept], self.classes[kept], masks)
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,11 @@ class Placement:
 
     original: tuple[int, int]
     scaled: tuple[int, int]
+
+    @property
+    def forth(self) -> Affine:
+        """From pixels of the original image to pixels of the batch."""
+        return Affine((self.scaled[0] / self.original[0], self.scaled[1] / self.original[1]))
 
     def back(self, boxes: np.ndarray) -> np.ndarray:
         """Boxes (K, 4) in pixels of the batch, as pixels of the original image, cut at its border."""
@@ -71,12 +81,23 @@ class Preprocess:
 
     @staticmethod
     def detections(outputs: dict[str, np.ndarray], placements: Sequence[Placement]) -> list[Detections]:
-        """What an engine returned for a batch ("boxes" (N, K, 4), "scores" (N, K), "classes" (N, K)), per image."""
+        """What an engine returned for a batch, per image.
+
+        That is "boxes" (N, K, 4) and "scores" (N, K), of detectors that tell classes apart "classes" (N, K), and of
+        those that find masks "masks" (N, K, h, w), the probability of the object in h x w cells of its box.
+        """
         found = []
+        classes = outputs.get("classes")
         for row, placement in enumerate(placements):
-            present = (outputs["classes"][row] >= 0) & (outputs["scores"][row] > 0)
+            present = outputs["scores"][row] > 0
+            if classes is not None:
+                present &= classes[row] >= 0
             boxes = placement.back(outputs["boxes"][row][present])
-            found.append(Detections(boxes, outputs["scores"][row][present], outputs["classes"][row][present]))
+            labels = np.zeros(len(boxes), np.int64) if classes is None else classes[row][present]
+            masks = None
+            if "masks" in outputs:
+                masks = tuple(paste_masks(outputs["masks"][row][present], boxes, placement.original))
+            found.append(Detections(boxes, outputs["scores"][row][present], labels, masks))
         return found
 
 

@@ -5,22 +5,26 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from detc.dsl.catalogue.data import DATA_MISSING
+from detc.dsl.catalogue.data import DATA_MISSING, MASKS_MISSING, PROPOSALS_MISSING
 from detc.dsl.catalogue.running import NO_SPLIT
 from detc.dsl.diagnostics import Diagnostic, DiagnosticError
-from detc.runtime.data.coco import read_coco
+from detc.runtime.data.coco import read_coco, read_lvis
 from detc.runtime.data.dataset import Dataset, RawSource, build_dataset
-from detc.runtime.data.settings import SPLITS, Coco, Data, Source
+from detc.runtime.data.proposals import Proposals, read_proposals
+from detc.runtime.data.settings import SPLITS, Coco, Data, Lvis, Source, Voc
 from detc.runtime.data.voc import read_voc
 
 
-def read_split(settings: Data, split: str, root: Path, strict: bool) -> tuple[Dataset, list[Diagnostic]]:
+def read_split(
+    settings: Data, split: str, root: Path, strict: bool, masks: bool = False, proposals: bool = False
+) -> tuple[Dataset, list[Diagnostic]]:
     """The data set of "train", "val" or "test", its sources' paths being relative to `root`, and warnings about it.
 
-    `strict` (an evaluation) lets no image be left out.
+    `strict` (an evaluation) lets no image be left out. `masks` and `proposals` are read where a detector needs them.
 
     Raises:
-        DiagnosticError: no-split where the spec has no such part, and whatever reading or checking it raises.
+        DiagnosticError: no-split where the spec has no such part, masks-missing and proposals-missing where its sources
+            have none, and whatever reading or checking it raises.
     """
     sources = settings.sources(split) if split in SPLITS else ()
     if not sources:
@@ -29,11 +33,41 @@ def read_split(settings: Data, split: str, root: Path, strict: bool) -> tuple[Da
     if not root.is_dir():
         hint = "--data ROOT on the command line says where the data lies"
         raise DiagnosticError(DATA_MISSING.at(None, f"{root}, the data's root, is not there", detail=hint))
-    dataset, warnings = build_dataset([_read(source, root) for source in sources], settings.classes, strict)
+    raw = [_read(source, root, masks) for source in sources]
+    if proposals:
+        raw = [_with_proposals(r, source, root, settings) for r, source in zip(raw, sources, strict=True)]
+    dataset, warnings = build_dataset(raw, settings.classes, strict)
     return dataset, [replace(warning, summary=f"{split}: {warning.summary}") for warning in warnings]
 
 
-def _read(source: Source, root: Path) -> RawSource:
-    if isinstance(source, Coco):
-        return read_coco(root / source.annotations, root / source.images)
-    return read_voc(root / source.folder, source.split)
+def _read(source: Source, root: Path, masks: bool) -> RawSource:
+    if isinstance(source, Voc):
+        raw = read_voc(root / source.folder, source.split)
+        if masks:
+            hint = (
+                "Pascal VOC's XML has boxes alone: put the data into COCO's form, with masks, and name it as Coco(...)"
+            )
+            raise DiagnosticError(MASKS_MISSING.at(None, f"{raw.where} has no masks", detail=hint))
+        return raw
+    read = read_lvis if isinstance(source, Lvis) else read_coco
+    raw = read(root / source.annotations, root / source.images, masks)
+    objects = [item for image in raw.images for item in image.objects]
+    if masks and objects and all(isinstance(item.mask, str) for item in objects):
+        problems = dict.fromkeys(str(item.mask) for item in objects)
+        hint = 'every annotation needs a "segmentation": polygons or run lengths'
+        notes = (f"its {len(objects)} objects are {', or '.join([*problems][:3])}",)
+        raise DiagnosticError(MASKS_MISSING.at(None, f"{raw.where} has no usable mask", detail=hint, notes=notes))
+    return raw
+
+
+def _with_proposals(raw: RawSource, source: Source, root: Path, settings: Data) -> RawSource:
+    """The source with the proposals of its file beside its images."""
+    if not isinstance(source, Coco) or source.proposals is None:
+        hint = "Coco(annotations, images, proposals = FILE) names a file of them"
+        summary = f"the detector takes proposals, and {raw.where} comes with none"
+        raise DiagnosticError(PROPOSALS_MISSING.at(None, summary, detail=hint))
+    sizes = {image.number: image.size for image in raw.images if image.number is not None and image.size is not None}
+    found = read_proposals(root / source.proposals, sizes, settings.most_proposals)
+    nothing = Proposals.none()
+    images = [replace(image, proposals=found.get(image.number or 0, nothing)) for image in raw.images]
+    return replace(raw, images=images)

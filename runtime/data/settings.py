@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,6 +17,12 @@ SPLITS = ("train", "val", "test")
 class Coco:
     annotations: str
     images: str
+    proposals: str | None = None
+
+
+@dataclass(frozen=True)
+class Lvis(Coco):
+    pass
 
 
 @dataclass(frozen=True)
@@ -24,16 +31,16 @@ class Voc:
     folder: str = ""
 
 
-Source = Coco | Voc
+Source = Coco | Lvis | Voc
 
 
 @dataclass(frozen=True)
 class Data:
-    classes: tuple[str, ...]
+    classes: tuple[str, ...] | int
     root: str
-    train: tuple[Source, ...] = field(metadata=list_of(Coco, Voc))
-    val: tuple[Source, ...] = field(metadata=list_of(Coco, Voc))
-    test: tuple[Source, ...] = field(metadata=list_of(Coco, Voc))
+    train: tuple[Source, ...] = field(metadata=list_of(Coco, Lvis, Voc))
+    val: tuple[Source, ...] = field(metadata=list_of(Coco, Lvis, Voc))
+    test: tuple[Source, ...] = field(metadata=list_of(Coco, Lvis, Voc))
     augment: tuple[Transform, ...] = field(metadata=list_of(*TRANSFORMS))
     resize: Resize = field(metadata=one_of(Resize))
     normalize: Normalize = field(metadata=one_of(Normalize))
@@ -41,14 +48,26 @@ class Data:
     pad: int
     batch: int
     keep_empty: bool
+    repeat: int = 1
+    oversample: float | None = None
+    most_proposals: int = 2000
 
     def __post_init__(self) -> None:
-        require(len(self.classes) > 0, "classes", "must name at least one class")
-        repeated = sorted({name for name in self.classes if self.classes.count(name) > 1})
-        require(not repeated, "classes", f"names {', '.join(repeated)} more than once")
+        if isinstance(self.classes, int):
+            require(0 < self.classes <= 100_000, "classes", "must be from 1 to 100000, or a list of names")
+        else:
+            named = isinstance(self.classes, tuple) and all(isinstance(name, str) for name in self.classes)
+            require(
+                named and len(self.classes) > 0, "classes", "must name at least one class, or say how many there are"
+            )
+            repeated = sorted(name for name, count in Counter(self.classes).items() if count > 1)
+            require(not repeated, "classes", f"names {', '.join(repeated)} more than once")
         require(len(self.train) > 0, "train", "must have at least one source")
         require(self.pad >= 1, "pad", "must be at least 1")
         require(1 <= self.batch <= 4096, "batch", "must be from 1 to 4096 images")
+        require(1 <= self.repeat <= 10_000, "repeat", "must be from 1 to 10000")
+        require(self.oversample is None or 0 < self.oversample <= 1, "oversample", "must be above 0 and at most 1")
+        require(1 <= self.most_proposals <= 100_000, "most_proposals", "must be from 1 to 100000")
         canvas = self.canvas
         require(canvas is None or (len(canvas) == 2 and min(canvas) > 0), "canvas", "must be [width, height] or none")
 

@@ -1,4 +1,4 @@
-"""What happens to an image and its boxes before a detector sees them.
+"""What happens to an image and its objects before a detector sees them.
 
 Each class has the name and the fields of its record in `specs/lib/data.det`. Images are (height, width, 3) uint8 arrays
 in OpenCV's channel order (blue, green, red); boxes are (G, 4) float32 arrays of x1, y1, x2, y2 in pixels, where a box
@@ -8,12 +8,14 @@ over the whole of an image is 0, 0, width, height.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import cv2
 import numpy as np
 
+from detc.runtime.data.affine import Affine, Pair
+from detc.runtime.data.masks import Mask
 from detc.runtime.data.records import require
 
 DIRECTIONS = ("horizontal", "vertical")
@@ -21,23 +23,33 @@ DIRECTIONS = ("horizontal", "vertical")
 
 @dataclass(frozen=True)
 class Sample:
-    """An image with its boxes (G, 4) and their class numbers (G,) int64."""
+    """An image with its boxes (G, 4) and their class numbers (G,) int64.
+
+    `masks` are those of the boxes' objects, in pixels of the image as annotated, or None where none are wanted; `place`
+    is the map from there to this image.
+    """
 
     image: np.ndarray
     boxes: np.ndarray
     labels: np.ndarray
+    masks: tuple[Mask, ...] | None = None
+    place: Affine = field(default_factory=Affine)
 
     @property
     def size(self) -> tuple[int, int]:
         """Width and height of the image."""
         return self.image.shape[1], self.image.shape[0]
 
-    def kept(self, image: np.ndarray, boxes: np.ndarray, least: float = 1.0) -> Sample:
-        """This sample with another image and moved boxes: cut at its border, gone if a side is below `least` pixels."""
+    def moved(self, image: np.ndarray, scale: Pair, shift: Pair, least: float = 0.0) -> Sample:
+        """This sample with another image, to which its pixels went as `Affine(scale, shift)` says.
+
+        Boxes are cut at the image's border, and their objects are gone if a side is below `least` pixels.
+        """
         height, width = image.shape[:2]
-        boxes = clip_boxes(boxes, width, height)
+        boxes = clip_boxes(Affine(scale, shift).boxes(self.boxes), width, height)
         alive = (boxes[:, 2] - boxes[:, 0] >= least) & (boxes[:, 3] - boxes[:, 1] >= least)
-        return Sample(image, boxes[alive], self.labels[alive])
+        masks = self.masks and tuple(mask for mask, stays in zip(self.masks, alive, strict=True) if stays)
+        return Sample(image, boxes[alive], self.labels[alive], masks, self.place.then(scale, shift))
 
 
 class Transform(Protocol):
@@ -63,8 +75,7 @@ def scale_to(sample: Sample, size: tuple[int, int], keep_ratio: bool) -> Sample:
     width, height = sample.size
     new = fit(width, height, size, keep_ratio)
     image = sample.image if new == (width, height) else cv2.resize(sample.image, new, interpolation=cv2.INTER_LINEAR)
-    factors = np.asarray([new[0] / width, new[1] / height] * 2, np.float32)
-    return sample.kept(image, sample.boxes * factors, least=0.0)
+    return sample.moved(image, (new[0] / width, new[1] / height), (0.0, 0.0))
 
 
 def _require_size(size: tuple[int, ...], field: str) -> None:
@@ -155,8 +166,8 @@ class RandomCrop:
 
     @staticmethod
     def _cut(sample: Sample, left: int, top: int, width: int, height: int) -> Sample:
-        shift = np.asarray([left, top, left, top], np.float32)
-        return sample.kept(sample.image[top : top + height, left : left + width], sample.boxes - shift)
+        window = sample.image[top : top + height, left : left + width]
+        return sample.moved(window, (1.0, 1.0), (-float(left), -float(top)), least=1.0)
 
 
 @dataclass(frozen=True)
@@ -172,10 +183,9 @@ class RandomFlip:
         if rng.random() >= self.probability:
             return sample
         width, height = sample.size
-        x1, y1, x2, y2 = sample.boxes.T
         if self.direction == "horizontal":
-            return Sample(cv2.flip(sample.image, 1), np.stack([width - x2, y1, width - x1, y2], 1), sample.labels)
-        return Sample(cv2.flip(sample.image, 0), np.stack([x1, height - y2, x2, height - y1], 1), sample.labels)
+            return sample.moved(cv2.flip(sample.image, 1), (-1.0, 1.0), (float(width), 0.0))
+        return sample.moved(cv2.flip(sample.image, 0), (1.0, -1.0), (0.0, float(height)))
 
 
 TRANSFORMS = (Resize, RandomResize, ChoiceResize, RangeResize, RandomCrop, RandomFlip)

@@ -16,11 +16,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from detc.runtime.data.images import read_image
-from detc.runtime.evaluate import METRICS
 from detc.runtime.files import write_whole
 from detc.runtime.pictures import contact_sheet, draw_detections, draw_truth, write_picture
 from detc.runtime.training.module import DetectorModule
-from detc.runtime.training.run import Run
+from detc.runtime.training.run import SHOWN_METRICS, Run
 
 SAVE_SECONDS = 600.0
 CURVE_STEPS = 10
@@ -36,12 +35,14 @@ class Interrupted(Exception):
 class Checkpoints(pl.Callback):
     """Saves the run's state (last.ckpt) and weights, at every epoch's end, every ten minutes, and when asked to stop.
 
-    The best weights are those of the evaluation with the highest AP. `save` writes weights to a path.
+    The best weights are those of the evaluation with the highest AP, or of proposals AR1000. `save` writes weights to a
+    path.
     """
 
     def __init__(self, run: Run, save: Callable[[dict[str, torch.Tensor], Path], None]) -> None:
         self.run = run
         self.save = save
+        self.metric = "AP"
         self.best = -1.0
         self.saved = time.monotonic()
         self.stop = False
@@ -66,9 +67,10 @@ class Checkpoints(pl.Callback):
                 raise Interrupted
 
     def on_validation_end(self, trainer: pl.Trainer, module: DetectorModule) -> None:  # type: ignore[override]
-        ap = module.evaluation.metrics["AP"]
-        if ap > self.best:
-            self.best = ap
+        self.metric = module.evaluation.deciding
+        figure = module.evaluation.metrics[self.metric]
+        if figure > self.best:
+            self.best = figure
             self.save(module.weights(), self.run.best_weights)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: DetectorModule) -> None:  # type: ignore[override]
@@ -104,15 +106,16 @@ class Curves(pl.Callback):
 
     def on_validation_end(self, trainer: pl.Trainer, module: DetectorModule) -> None:  # type: ignore[override]
         epoch = min(trainer.current_epoch + 1, trainer.max_epochs or 1)
-        figures = {name: module.evaluation.metrics[name] for name in METRICS}
-        classes = {f"AP50 {c.name}": c.ap50 for c in module.evaluation.classes}
-        self.run.append("evaluations.csv", {"epoch": epoch, "step": trainer.global_step, **figures, **classes})
+        figures = module.evaluation.metrics
+        by_class = {f"AP50 {c.name}": c.ap50 for c in module.evaluation.classes}
+        self.run.append("evaluations.csv", {"epoch": epoch, "step": trainer.global_step, **figures, **by_class})
         rows = []
         for image in module.validation.images[:PICTURES]:
             pixels = read_image(image.path, image.size)
             found = module.found[image.number].above(PICTURE_SCORE)
-            truth = draw_truth(pixels, image.boxes, image.labels)
-            rows.append([truth, draw_detections(pixels, found, module.validation.classes)])
+            truth = draw_truth(pixels, image.boxes, image.labels, image.masks)
+            classes = module.validation.classes if module.tells_classes else ("object",)
+            rows.append([truth, draw_detections(pixels, found, classes)])
         sheet = contact_sheet(rows, titles=("annotated", f"found, score at least {PICTURE_SCORE}"))
         write_picture(self.run.folder / "pictures" / f"epoch-{epoch:03d}.jpg", sheet)
 
@@ -169,7 +172,7 @@ class Telling(pl.Callback):
 
     def on_validation_end(self, trainer: pl.Trainer, module: DetectorModule) -> None:  # type: ignore[override]
         metrics = module.evaluation.metrics
-        text = ", ".join(f"{name} {metrics[name]:.3f}" for name in ("AP", "AP50", "AP75"))
+        text = ", ".join(f"{name} {metrics[name]:.3f}" for name in SHOWN_METRICS if name in metrics)
         self.console.print(f"{self._where(trainer)}: {text} on the validation images")
 
     def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:

@@ -18,7 +18,7 @@ from detc.runtime.data.dataset import Dataset
 from detc.runtime.data.images import readable
 from detc.runtime.data.loading import Batch
 from detc.runtime.data.preprocess import Detections, Preprocess
-from detc.runtime.evaluate import coco_metrics
+from detc.runtime.evaluate import evaluation_of
 from detc.runtime.predict import as_arrays
 from detc.runtime.training.schedule import Schedule
 
@@ -51,6 +51,8 @@ class DetectorModule(pl.LightningModule):
         self.folder = folder
         self.keep = keep
         self.norm_keys = {key for node in graph.nodes if "Norm" in node.op for key in node.weights.values()}
+        self.inputs = tuple(graph.view("train").inputs)
+        self.tells_classes = "classes" in graph.views["predict"]
         self.found: dict[int, Detections] = {}
 
     def weights(self) -> dict[str, torch.Tensor]:
@@ -59,7 +61,7 @@ class DetectorModule(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_index: int) -> dict[str, Any]:
         terms = {}
-        for name, value in self.train_view(batch.image, batch.truth_boxes, batch.truth_labels).items():
+        for name, value in self.train_view(**{name: batch.inputs[name] for name in self.inputs}).items():
             terms[name] = torch.stack(value).sum() if isinstance(value, tuple | list) else value
         loss = torch.stack(list(terms.values())).sum()
         if not torch.isfinite(loss):
@@ -109,13 +111,14 @@ class DetectorModule(pl.LightningModule):
         self.found = {}
 
     def validation_step(self, item: Any, batch_index: int) -> None:
-        batch, placements, images = item
-        outputs = as_arrays(self.predict_view(torch.from_numpy(batch).to(self.device)))
+        arrays, placements, images = item
+        inputs = {name: torch.from_numpy(array).to(self.device) for name, array in arrays.items()}
+        outputs = as_arrays(self.predict_view(**inputs))
         for image, found in zip(images, Preprocess.detections(outputs, placements), strict=True):
             self.found[image.number] = found
 
     def on_validation_epoch_end(self) -> None:
-        self.evaluation = coco_metrics(self.validation, self.found)
+        self.evaluation = evaluation_of(self.validation, self.found, self.tells_classes)
         metrics = self.evaluation.metrics.items()
         known = {f"val/{name}": value for name, value in metrics if not math.isnan(value)}
         self.log_dict(known, batch_size=1)

@@ -20,6 +20,9 @@ from detc.runtime.pictures import write_curves
 
 PACKAGES = ("detc", "torch", "lightning", "numpy", "opencv-python-headless", "pycocotools")
 
+# The metrics that curves and lines show, of those that a detector has.
+SHOWN_METRICS = ("AP", "AP50", "AP75", "mask_AP", "AR300", "AR1000")
+
 
 @dataclass(frozen=True)
 class RunOptions:
@@ -98,8 +101,8 @@ class Run:
         losses = {name: [(row["epoch"], row[name]) for row in training] for name in names}
         metrics = {
             name: [(row["epoch"], row[name]) for row in evaluations if not math.isnan(row[name])]
-            for name in ("AP", "AP50", "AP75")
-            if evaluations
+            for name in SHOWN_METRICS
+            if evaluations and name in evaluations[0]
         }
         write_curves(self.folder / "curves.png", title, losses, metrics)
 

@@ -276,8 +276,8 @@ def test_batches_are_the_same_whatever_the_number_of_workers(tmp_path):
     alone, together = epoch(0, 5, 1), epoch(2, 5, 1)
     assert [b.files for b in alone] == [b.files for b in together]
     for one, other in zip(alone, together, strict=True):
-        assert (one.image == other.image).all()
-        assert (one.truth_boxes == other.truth_boxes).all()
+        assert (one.inputs["image"] == other.inputs["image"]).all()
+        assert (one.inputs["truth_boxes"] == other.inputs["truth_boxes"]).all()
     assert sorted(name for b in alone for name in b.files) == sorted(i.path.name for i in dataset.images)
     assert [b.files for b in alone] != [b.files for b in epoch(0, 5, 2)]
     assert [b.files for b in alone] != [b.files for b in epoch(0, 6, 1)]
@@ -288,11 +288,11 @@ def test_batches_are_padded_to_the_multiple_and_rows_filled_with_minus_one(tmp_p
     settings = data_settings(voc_data(augment=(), canvas=(100, 70)))
     dataset, _ = read_split(settings, "train", tmp_path / "data", strict=True)
     (batch,) = training_loader(dataset.images, settings, EpochBatches([True] * 4, 4, 0), 64, 0)
-    assert batch.image.shape == (4, 3, 128, 128)
-    assert (batch.image[:, :, 64:] == 0).all()
-    assert (batch.image[:, :, :, 96:] == 0).all()
-    assert batch.truth_labels.shape == (4, 2)
-    for boxes, labels, name in zip(batch.truth_boxes, batch.truth_labels, batch.files, strict=True):
+    assert batch.inputs["image"].shape == (4, 3, 128, 128)
+    assert (batch.inputs["image"][:, :, 64:] == 0).all()
+    assert (batch.inputs["image"][:, :, :, 96:] == 0).all()
+    assert batch.inputs["truth_labels"].shape == (4, 2)
+    for boxes, labels, name in zip(batch.inputs["truth_boxes"], batch.inputs["truth_labels"], batch.files, strict=True):
         objects = draw(int(name[4:7]))[1]
         assert boxes[: len(objects)].tolist() == [box for _, box in objects]
         assert labels.tolist() == [CLASSES.index(n) for n, _ in objects] + [-1] * (2 - len(objects))

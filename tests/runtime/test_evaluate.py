@@ -119,7 +119,7 @@ def test_an_image_that_goes_while_it_is_needed_is_named(tmp_path, workers):
     images = EvaluationImages(dataset, Preprocess(Resize((48, 32)), Normalize(**NORMALIZE.fields), 32))
     nothing = {"boxes": np.zeros((1, 1, 4)), "scores": np.zeros((1, 1)), "classes": np.full((1, 1), -1)}
     with pytest.raises(DiagnosticError) as error:
-        list(detect(lambda batch: nothing, evaluation_batches(images, workers)))
+        list(detect(lambda image: nothing, evaluation_batches(images, workers)))
     assert "img_001.jpg: No such file" in error.value.diagnostics[0].summary
 
 
@@ -130,8 +130,8 @@ def test_detections_reach_the_right_image_in_its_own_pixels(tmp_path, workers):
     preprocess = Preprocess(Resize((48, 32)), Normalize(**NORMALIZE.fields), 32)
     truth = iter(dataset.images)
 
-    def engine(batch: np.ndarray) -> dict[str, np.ndarray]:
-        assert batch.shape == (1, 3, 32, 64)
+    def engine(image: np.ndarray) -> dict[str, np.ndarray]:
+        assert image.shape == (1, 3, 32, 64)
         item = next(truth)
         rows = len(item.boxes)
         return {

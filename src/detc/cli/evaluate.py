@@ -22,39 +22,57 @@ def evaluate(
     split: Annotated[str, typer.Option(help="test, val or train.")] = "test",
     output: Annotated[Path | None, typer.Option(help="Folder for metrics and results as COCO JSON.")] = None,
     workers: Annotated[int, typer.Option(min=0, help="Processes that load images.")] = 2,
+    measure: Annotated[bool, typer.Option(help="Work out metrics; --no-measure only looks for objects.")] = True,
 ) -> None:
     """Measure a detector on annotated images, with COCO's metrics."""
+    if not measure and output is None:
+        raise typer.BadParameter("--no-measure needs --output FOLDER for what is found")
     from rich.console import Console
     from rich.progress import track
 
     import detc
-    from detc.runtime.evaluate import evaluate as measure
+    from detc.runtime.evaluate import evaluate as run
     from detc.runtime.evaluate import write_evaluation
 
     watch = partial(track, description="evaluating", console=Console(stderr=True))
-    measured = measure(detc.load(*split_spec(spec)), weights, data, split, workers, report, watch)
-    _print(measured.evaluation, split)
+    measured = run(detc.load(*split_spec(spec)), weights, data, split, workers, report, watch, measure)
+    if measured.evaluation is not None:
+        _print(measured.evaluation, split)
     if output is not None:
-        write_evaluation(output, measured)
-        typer.echo(f"metrics.json, results.json and truth.json are in {output}")
+        typer.echo(f"{', '.join(write_evaluation(output, measured))} are in {output}")
 
 
 def _print(evaluation: Evaluation, split: str) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from detc.runtime.evaluate import MASK_METRICS, METRICS
+
     console = Console(highlight=False)
-    console.print(f"{evaluation.images} images of {split}; COCO box metrics, computed by pycocotools")
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for name in ("class", "objects", "AP", "AP50"):
-        table.add_column(name, justify="left" if name == "class" else "right")
-    for row in evaluation.classes:
-        table.add_row(row.name, str(row.objects), _figure(row.ap), _figure(row.ap50))
     metrics = evaluation.metrics
-    objects = str(sum(row.objects for row in evaluation.classes))
-    table.add_row("all", objects, _figure(metrics["AP"]), _figure(metrics["AP50"]), style="bold")
-    console.print(table)
-    console.print("  ".join(f"{name} {_figure(value)}" for name, value in metrics.items()), soft_wrap=True)
+    kind = (
+        "box and mask metrics"
+        if evaluation.has_masks
+        else "box metrics"
+        if evaluation.classes
+        else "recall of proposals"
+    )
+    console.print(f"{evaluation.images} images of {split}; COCO {kind}, computed by pycocotools")
+    if evaluation.classes:
+        table = Table(box=None, header_style="bold", pad_edge=False)
+        for name in ("class", "objects", "AP", "AP50", *(["mask AP"] if evaluation.has_masks else [])):
+            table.add_column(name, justify="left" if name == "class" else "right")
+        for row in evaluation.classes:
+            masks = [_figure(row.mask_ap)] if evaluation.has_masks else []
+            table.add_row(row.name, str(row.objects), _figure(row.ap), _figure(row.ap50), *masks)
+        objects = str(sum(row.objects for row in evaluation.classes))
+        masks = [_figure(metrics[MASK_METRICS[0]])] if evaluation.has_masks else []
+        table.add_row("all", objects, _figure(metrics["AP"]), _figure(metrics["AP50"]), *masks, style="bold")
+        console.print(table)
+    lines = {"boxes  ": METRICS, "masks  ": MASK_METRICS} if evaluation.has_masks else {"": tuple(metrics)}
+    for start, names in lines.items():
+        figures = (f"{name.removeprefix('mask_')} {_figure(metrics[name])}" for name in names)
+        console.print(start + "  ".join(figures), soft_wrap=True)
 
 
 def _figure(value: float) -> str:

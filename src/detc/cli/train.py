@@ -37,4 +37,4 @@ def train(
     if done.interrupted:
         typer.echo(f"stopped and saved; continue with --output {done.run.folder} --resume", err=True)
         raise typer.Exit(130)
-    typer.echo(f"best AP on the validation images {done.best_ap:.3f}; its weights are {done.run.best_weights}")
+    typer.echo(f"best {done.metric} on the validation images {done.best:.3f}; its weights are {done.run.best_weights}")
