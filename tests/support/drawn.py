@@ -61,6 +61,16 @@ def voc_xml(size: tuple[int, int], objects: list[tuple[str, list[int]]]) -> str:
     return f"<annotation><size><width>{size[0]}</width><height>{size[1]}</height></size>{items}</annotation>"
 
 
+def outline(name: str, x1: float, y1: float, x2: float, y2: float) -> list[float]:
+    """The polygon, as x, y, x, y, ..., of a square, or of the ellipse in a box."""
+    if name == "square":
+        return [x1, y1, x2, y1, x2, y2, x1, y2]
+    angles = np.linspace(0, 2 * np.pi, 48, endpoint=False)
+    x = (x1 + x2) / 2 + (x2 - x1) / 2 * np.cos(angles)
+    y = (y1 + y2) / 2 + (y2 - y1) / 2 * np.sin(angles)
+    return np.stack([x, y], 1).round(2).ravel().tolist()
+
+
 def coco_file(root: Path, count: int, **changes: Any) -> Path:
     """annotations.json and images/ with drawn images; category ids disc 7, square 3. `changes` replace lists."""
     (root / "images").mkdir(parents=True)
@@ -72,6 +82,7 @@ def coco_file(root: Path, count: int, **changes: Any) -> Path:
         images.append({"id": 100 + seed, "file_name": f"{seed}.png", "width": 96, "height": 64})
         for name, (x1, y1, x2, y2) in objects:
             entry = {"image_id": 100 + seed, "category_id": ids[name], "bbox": [x1, y1, x2 - x1, y2 - y1]}
+            entry["segmentation"] = [outline(name, x1, y1, x2, y2)]
             annotations.append({"id": len(annotations) + 1, "area": (x2 - x1) * (y2 - y1), "iscrowd": 0, **entry})
     categories = [{"id": number, "name": name} for name, number in ids.items()]
     content = {"images": images, "annotations": annotations, "categories": categories, **changes}
