@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import cv2
@@ -9,13 +10,14 @@ import numpy as np
 import pytest
 from drawn import CLASSES, coco_file, draw, voc_data, voc_folder, voc_xml
 
+import detc
 from detc.compiler.values import Record
 from detc.dsl.diagnostics import DiagnosticError
 from detc.dsl.source import Source, Span
-from detc.runtime.data.coco import read_coco
-from detc.runtime.data.dataset import build_dataset
+from detc.runtime.data.coco import read_coco, read_lvis
+from detc.runtime.data.dataset import AnnotatedImage, build_dataset
 from detc.runtime.data.images import read_image
-from detc.runtime.data.loading import EpochBatches, training_loader
+from detc.runtime.data.loading import EpochBatches, repetitions, training_loader
 from detc.runtime.data.reading import read_split
 from detc.runtime.data.settings import data_root, data_settings
 from detc.runtime.data.voc import read_voc
@@ -315,3 +317,234 @@ def test_an_epoch_may_be_longer_than_the_data():
     drawn = [index for batch in EpochBatches([True] * 5, 4, 0, length=12) for _, _, index in batch]
     assert len(drawn) == 12
     assert all(drawn.count(index) >= 2 for index in range(5))
+
+
+# ---- masks
+
+
+def with_masks(root: Path, count: int, **changes):
+    """The training data of drawn images in COCO's form, read with masks, and the settings."""
+    coco_file(root, count, **changes)
+    source = (Record("Coco", {"annotations": "annotations.json", "images": "images", "proposals": None}),)
+    settings = data_settings(voc_data(train=source, val=source, test=source))
+    return *read_split(settings, "train", root, strict=False, masks=True), settings
+
+
+def test_batches_have_each_object_s_pixels_in_its_window(tmp_path):
+    dataset, warnings, settings = with_masks(tmp_path, 8)
+    assert not warnings
+    for batch in training_loader(dataset.images, settings, EpochBatches([True] * 8, 4, 0), 32, 0):
+        pixels, windows = batch.inputs["truth_masks"].numpy(), batch.inputs["truth_windows"].numpy()
+        assert windows.shape == (4, 2, 5)
+        for row, labels in enumerate(batch.inputs["truth_labels"].tolist()):
+            for column, label in enumerate(labels):
+                offset, x, y, width, height = windows[row, column].tolist()
+                if label < 0:
+                    assert (x, y, width, height) == (0, 0, 0, 0)
+                    continue
+                assert batch.inputs["truth_boxes"][row, column].tolist() == [x, y, x + width, y + height]
+                mask = pixels[offset : offset + width * height].reshape(height, width).astype(bool)
+                share = 1.0 if CLASSES[label] == "square" else np.pi / 4
+                assert mask.mean() == pytest.approx(share, abs=0.04)
+                drawn = batch.inputs["image"][row, :, y : y + height, x : x + width].numpy()
+                colourful = np.ptp(drawn, axis=0) > 1.0
+                assert (mask & colourful).sum() / (mask | colourful).sum() > 0.7
+
+
+def test_masks_are_neither_read_nor_batched_where_nobody_wants_them(tmp_path):
+    dataset, _ = read_coco_set(coco_file(tmp_path, 2))
+    assert [image.masks for image in dataset.images] == [None, None]
+    assert dataset.images[0].trained()[2] is None
+
+
+def annotation(number: int, x: int = 5, **changes):
+    """A square of 20 pixels with its mask, in the first image."""
+    square = {"id": number, "image_id": 100, "category_id": 3, "bbox": [x, 5, 20, 20], "area": 400, "iscrowd": 0}
+    return {**square, "segmentation": [[x, 5, x + 20, 5, x + 20, 25, x, 25]], **changes}
+
+
+def test_objects_with_a_bad_mask_are_counted_and_not_trained_on(tmp_path):
+    annotations = [
+        annotation(1),
+        annotation(2, x=30, segmentation=[[1, 2, 3]]),
+        annotation(3, x=35, segmentation=[[1, 2, 3, 4]]),
+        annotation(4, x=40, segmentation={"size": [9, 9], "counts": [81]}),
+        annotation(5, x=45, segmentation=[[1, 2, float("nan"), 4, 5, 6]]),
+        annotation(6, x=50, segmentation=[]),
+        annotation(7, x=55, segmentation=[], iscrowd=1),
+    ]
+    dataset, warnings, _ = with_masks(tmp_path, 1, annotations=annotations)
+    boxes, labels, masks = dataset.images[0].trained()
+    assert boxes.tolist() == [[5, 5, 25, 25]]
+    assert len(labels) == len(masks) == 1
+    said = [d.summary for d in warnings if d.kind.slug == "bad-mask"]
+    assert len(said) == 5
+    assert all(summary.endswith(": 1") for summary in said)
+    assert len(dataset.images[0].boxes) == 7
+    without, _ = read_coco_set(tmp_path)
+    assert len(without.images[0].trained()[0]) == 6
+
+
+def test_run_lengths_are_trained_on_as_polygons_are(tmp_path):
+    pixels = np.zeros((64, 96), np.uint8)
+    pixels[5:25, 5:25] = 1
+    counts = [5 * 64 + 5, *([20, 44] * 19), 20]
+    counts.append(96 * 64 - sum(counts))
+    annotations = [annotation(1), annotation(2, category_id=7, segmentation={"size": [64, 96], "counts": counts})]
+    dataset, warnings, settings = with_masks(tmp_path, 1, annotations=annotations)
+    assert not [d for d in warnings if d.kind.slug == "bad-mask"]
+    (batch,) = training_loader(dataset.images, settings, EpochBatches([True], 1, 1), 32, 0)
+    windows = batch.inputs["truth_windows"][0].tolist()
+    assert windows[0][1:] == windows[1][1:]
+    assert windows[0][3:] == [20, 20]
+    assert batch.inputs["truth_masks"].tolist() == [1] * 800
+
+
+def test_an_image_without_objects_is_batched_without_a_pixel(tmp_path):
+    images = [{"id": 100 + i, "file_name": f"{i}.png", "width": 96, "height": 64} for i in range(2)]
+    dataset, _, settings = with_masks(tmp_path, 2, images=images, annotations=[annotation(1)])
+    (empty,) = [image for image in dataset.images if not len(image.boxes)]
+    (batch,) = training_loader([empty], settings, EpochBatches([True], 1, 0), 32, 0)
+    assert batch.inputs["truth_masks"].shape == (0,)
+    assert batch.inputs["truth_windows"].tolist() == [[[0, 0, 0, 0, 0]]]
+    assert batch.inputs["truth_labels"].tolist() == [[-1]]
+
+
+def test_sources_without_masks_are_named_before_training(tmp_path):
+    voc_folder(tmp_path / "voc", {"train": 2})
+    with pytest.raises(DiagnosticError) as error:
+        read_split(data_settings(voc_data()), "train", tmp_path / "voc", strict=False, masks=True)
+    assert slugs(error) == ["masks-missing"]
+    assert "train.txt" in error.value.diagnostics[0].summary
+    assert "COCO's form" in error.value.diagnostics[0].detail
+    bare = [{k: v for k, v in annotation(1).items() if k != "segmentation"}, annotation(2, x=50, segmentation=[[1, 2]])]
+    with pytest.raises(DiagnosticError) as error:
+        with_masks(tmp_path / "coco", 1, annotations=bare)
+    assert slugs(error) == ["masks-missing"]
+    assert "annotations.json" in error.value.diagnostics[0].summary
+    assert "without a mask, or with polygons of fewer than three points" in error.value.diagnostics[0].notes[0]
+
+
+# ---- LVIS, names from the annotations, repetition
+
+
+def lvis_file(root: Path, names: list[str]) -> Path:
+    """Drawn images with an annotation file as LVIS's: images at these places, with what was looked for in them."""
+    coco_file(root, len(names))
+    content = json.loads((root / "annotations.json").read_text())
+    for index, name in enumerate(names):
+        entry = content["images"][index]
+        entry.update(neg_category_ids=[7], not_exhaustive_category_ids=[3])
+        if name.startswith("http"):
+            del entry["file_name"]
+            entry["coco_url"] = name
+        else:
+            entry["file_name"] = name
+        place = root / "images" / ("/".join(name.split("/")[-2:]) if name.startswith("http") else name[-16:])
+        place.parent.mkdir(exist_ok=True)
+        (root / "images" / f"{index}.png").rename(place)
+    (root / "annotations.json").write_text(json.dumps(content))
+    return root
+
+
+def test_lvis_images_lie_where_coco_has_them(tmp_path):
+    names = [
+        "http://images.cocodataset.org/train2017/000000391895.jpg",
+        "http://images.cocodataset.org/val2017/000000000042.jpg",
+        "000000000009.png",
+        "COCO_val2014_000000000025.png",
+    ]
+    lvis_file(tmp_path, names)
+    raw = read_lvis(tmp_path / "annotations.json", tmp_path / "images")
+    places = ["train2017/000000391895.jpg", "val2017/000000000042.jpg", "000000000009.png", "000000000025.png"]
+    assert [image.path for image in raw.images] == [tmp_path / "images" / place for place in places]
+    dataset, _ = build_dataset([raw], CLASSES, strict=True)
+    assert {image.absent for image in dataset.images} == {frozenset([1])}
+    assert {image.unfinished for image in dataset.images} == {frozenset([0])}
+
+
+@pytest.mark.parametrize("url", ["http://host/../secret.jpg", "../../secret.jpg", ""])
+def test_lvis_addresses_may_not_leave_the_image_folder(tmp_path, url):
+    lvis_file(tmp_path, ["a.png"])
+    content = json.loads((tmp_path / "annotations.json").read_text())
+    del content["images"][0]["file_name"]
+    content["images"][0]["coco_url"] = url
+    (tmp_path / "annotations.json").write_text(json.dumps(content))
+    with pytest.raises(DiagnosticError) as error:
+        build_dataset([read_lvis(tmp_path / "annotations.json", tmp_path / "images")], CLASSES, strict=True)
+    assert slugs(error) in (["path-outside"], ["image-missing"], ["image-unreadable"])
+
+
+def test_a_number_of_classes_takes_the_names_of_the_annotations_by_id(tmp_path):
+    coco_file(tmp_path, 6)
+    source = (Record("Coco", {"annotations": "annotations.json", "images": "images"}),)
+    settings = data_settings(voc_data(classes=2, train=source))
+    dataset, _ = read_split(settings, "train", tmp_path, strict=False)
+    assert dataset.classes == ("square", "disc")  # of ids 3 and 7
+    assert dataset.category_ids == (3, 7)
+    with pytest.raises(DiagnosticError) as error:
+        read_split(data_settings(voc_data(classes=1230, train=source)), "train", tmp_path, strict=False)
+    assert slugs(error) == ["classes-mismatch"]
+    assert "1230 classes" in error.value.diagnostics[0].summary
+    assert "declares 2" in error.value.diagnostics[0].summary
+    voc_folder(tmp_path / "voc", {"train": 2})
+    with pytest.raises(DiagnosticError) as error:
+        read_split(data_settings(voc_data(classes=2)), "train", tmp_path / "voc", strict=False)
+    assert slugs(error) == ["classes-mismatch"]
+
+
+@pytest.mark.parametrize("classes", [0, -3, 1.5, (), (1, 2), ("a", "a")])
+def test_what_is_neither_names_nor_a_number_of_classes_is_refused(classes):
+    with pytest.raises(DiagnosticError) as error:
+        data_settings(voc_data(classes=classes))
+    assert slugs(error) == ["bad-setting"]
+
+
+def labelled(*labels: int) -> AnnotatedImage:
+    boxes = np.asarray([[10 * i, 0, 10 * i + 8, 8] for i in range(len(labels))], np.float64).reshape(-1, 4)
+    areas, ignored = np.full(len(labels), 64.0), np.zeros(len(labels), bool)
+    return AnnotatedImage(1, Path("a.jpg"), (500, 500), boxes, np.asarray(labels, np.int64), areas, ignored)
+
+
+def test_images_of_rare_classes_are_repeated_by_the_root_of_their_rarity():
+    # Of ten images, ten show class 0, two class 1, one class 2; class 3 is twice in one image, which counts once.
+    images = [labelled(0, 1), labelled(0, 1, 2), labelled(0, 3, 3), *[labelled(0)] * 7]
+    # sqrt(0.9 / 0.2) = 2.1, sqrt(0.9 / 0.1) = 3
+    assert repetitions(images, 0.9).tolist() == [3, 3, 3, *[1] * 7]
+    assert repetitions(images, 0.15).tolist() == [1, 2, 2, *[1] * 7]
+    assert repetitions(images, None).tolist() == [1] * 10
+    assert repetitions([*images, labelled()], 0.9).tolist()[-1] == 1
+
+
+def test_an_epoch_takes_images_as_often_as_it_should_in_an_order_of_its_own():
+    batches = EpochBatches([True] * 4, 2, seed=1, repetitions=np.asarray([1, 3, 1, 2]), repeat=2)
+    drawn = [draw for batch in batches for draw in batch]
+    assert len(batches) == 7
+    assert sorted(index for _, _, index in drawn) == [0] * 2 + [1] * 6 + [2] * 2 + [3] * 4
+    assert len({place for _, place, _ in drawn}) == 14
+    assert list(batches) == list(EpochBatches([True] * 4, 2, 1, repetitions=np.asarray([1, 3, 1, 2]), repeat=2))
+    other = EpochBatches([True] * 4, 2, seed=1, epoch=1, repetitions=np.asarray([1, 3, 1, 2]), repeat=2)
+    assert [index for batch in other for _, _, index in batch] != [index for _, _, index in drawn]
+
+
+PUBLISHED = """
+import retinanet_r50_fpn_1x from "retinanet.det"
+import coco_detection, cityscapes_instance, deepfashion, lvis_v05, voc0712_detection from "lib/data.det"
+
+detector person  = retinanet_r50_fpn_1x with { data = coco_detection(classes = ["person"], train_proposals = "p.npz") }
+detector city    = retinanet_r50_fpn_1x with { data = cityscapes_instance() }
+detector fashion = retinanet_r50_fpn_1x with { data = deepfashion() }
+detector voc     = retinanet_r50_fpn_1x with { data = voc0712_detection() }
+"""
+
+
+def test_the_published_data_is_what_the_reference_trains_on(tmp_path):
+    (tmp_path / "rows.det").write_text(PUBLISHED)
+    person, city, fashion, voc = (
+        data_settings(detc.load(tmp_path / "rows.det", name).data) for name in ("person", "city", "fashion", "voc")
+    )
+    assert person.classes == ("person",)
+    assert person.train[0].proposals == "p.npz"
+    assert (len(city.classes), city.repeat, city.batch, city.augment[0].largest) == (8, 8, 1, (2048, 1024))
+    assert (len(fashion.classes), fashion.resize.size) == (15, (750, 1101))
+    assert (voc.repeat, voc.oversample) == (3, None)

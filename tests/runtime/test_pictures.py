@@ -7,8 +7,17 @@ import numpy as np
 import pytest
 
 from detc.dsl.diagnostics import DiagnosticError
+from detc.runtime.data.masks import read_mask, run_lengths
 from detc.runtime.data.preprocess import Detections
-from detc.runtime.pictures import class_colour, contact_sheet, draw_detections, draw_truth, write_curves, write_picture
+from detc.runtime.pictures import (
+    TINT,
+    class_colour,
+    contact_sheet,
+    draw_detections,
+    draw_truth,
+    write_curves,
+    write_picture,
+)
 
 GREY = np.full((120, 200, 3), 90, np.uint8)
 
@@ -26,6 +35,20 @@ def test_boxes_are_drawn_on_their_border_in_the_colour_of_their_class():
     assert tuple(picture[70, 120]) == class_colour(1)
     assert (picture[80, 40] == 90).all()
     assert class_colour(0) != class_colour(1)
+
+
+def test_masks_are_mixed_into_the_image_in_the_colour_of_their_class():
+    square = read_mask([[20, 50, 80, 50, 80, 110, 20, 110]], (200, 120))
+    found = Detections(
+        np.asarray([[20, 50, 80, 110]]), np.asarray([0.9]), np.asarray([1]), (run_lengths(square, (200, 120)),)
+    )
+    truth = draw_truth(GREY, found.boxes, found.classes, [square])
+    for picture in (draw_detections(GREY, found, ["a", "b"]), truth):
+        mixed = np.asarray(class_colour(1)) * TINT + 90 * (1 - TINT)
+        assert np.abs(picture[80, 50] - mixed).max() <= 1
+        assert (picture[80, 90] == 90).all()
+    assert (draw_truth(GREY, found.boxes, found.classes, [None])[80, 50] == 90).all()
+    assert (GREY == 90).all()
 
 
 def test_boxes_at_the_border_and_names_that_are_not_ascii_can_be_drawn():

@@ -9,16 +9,18 @@ import cv2
 import numpy as np
 import pytest
 from drawn import CLASSES, NORMALIZE
+from pycocotools import mask as coco_masks
 
 from detc.dsl.diagnostics import DiagnosticError
+from detc.runtime.data.masks import bitmap
 from detc.runtime.data.preprocess import Preprocess
 from detc.runtime.data.transforms import Normalize, Resize
 from detc.runtime.predict import Predictor, image_files, write_predictions
 
 
-def finder(batch: np.ndarray) -> dict[str, np.ndarray]:
+def finder(image: np.ndarray) -> dict[str, np.ndarray]:
     """An engine that finds the bounding box of all that is bright, as a disc, and a box larger than the image."""
-    rows, columns = np.where(batch[0].mean(0) > 0.5)
+    rows, columns = np.where(image[0].mean(0) > 0.5)
     box = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
     return {
         "boxes": np.asarray([[box, [-50, -50, 5000, 5000], [0, 0, 0, 0]]], np.float32),
@@ -96,3 +98,40 @@ def test_a_truncated_image_is_named_after_the_others_are_done(tmp_path):
     assert [image["file_name"] for image in content["images"]] == [str(whole)]
     assert error.value.diagnostics[0].kind.slug == "image-unreadable"
     assert "cut.png" in error.value.diagnostics[0].summary
+
+
+def masking_finder(image: np.ndarray) -> dict[str, np.ndarray]:
+    """What `finder` finds, of which the upper half is the object."""
+    masks = np.zeros((1, 3, 28, 28), np.float32)
+    masks[:, :, :14] = 1
+    return {**finder(image), "masks": masks}
+
+
+def test_masks_are_written_as_run_lengths_and_drawn(tmp_path):
+    bright_square(tmp_path / "a.png", 128, 128, (32, 32, 96, 96))
+    predictor = Predictor(masking_finder, PREDICTOR.preprocess, CLASSES)
+    ((_, found),) = write_predictions(predictor, [tmp_path / "a.png"], tmp_path / "out", 0.3)
+    content = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    first, second = content["annotations"]
+    pixels = coco_masks.decode(first["segmentation"]).astype(bool)
+    assert pixels.shape == (128, 128)
+    assert pixels[34:62, 34:94].all()
+    assert not pixels[66:].any()
+    assert first["area"] == pixels.sum()
+    assert second["area"] == 128 * 64 - 4  # beyond the outermost cells is nothing, which costs the corners
+    assert np.array_equal(pixels, bitmap(found.masks[0]))
+    picture = cv2.imread(str(tmp_path / "out" / content["images"][0]["picture"]))
+    assert tuple(picture[55, 70]) != (255, 255, 255)
+    assert tuple(picture[80, 70]) == (255, 255, 255)
+
+
+def test_results_without_classes_are_objects(tmp_path):
+    def proposer(image: np.ndarray) -> dict[str, np.ndarray]:
+        return {name: value for name, value in finder(image).items() if name != "classes"}
+
+    bright_square(tmp_path / "a.png", 128, 128, (32, 32, 64, 96))
+    predictor = Predictor(proposer, PREDICTOR.preprocess, ("object",))
+    list(write_predictions(predictor, [tmp_path / "a.png"], tmp_path / "out", 0.3))
+    content = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    assert content["categories"] == [{"id": 1, "name": "object"}]
+    assert [a["category_id"] for a in content["annotations"]] == [1, 1]
