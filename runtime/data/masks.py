@@ -231,7 +231,7 @@ def _encoded(pixels: np.ndarray) -> RunLengths:
 
 def mask_areas(masks: Sequence[RunLengths]) -> list[int]:
     """How many pixels each of these masks covers."""
-    return [int(area) for area in coco_masks.area(list(masks))] if masks else []
+    return [int(coco_masks.area(runs)) for runs in masks]  # pycocotools 2.0.11 fails on lists of more than 255
 
 
 def paste_masks(probabilities: np.ndarray, boxes: np.ndarray, size: Size) -> Iterator[RunLengths]:

@@ -408,3 +408,4 @@ def test_pasting_into_an_empty_box_or_nothing_gives_no_pixel():
 def test_areas_are_counted():
     assert mask_areas([whole_image((20, 10)), no_pixel((20, 10))]) == [200, 0]
     assert mask_areas([]) == []
+    assert mask_areas([whole_image((20, 10))] * 300) == [200] * 300
