@@ -19,6 +19,7 @@ from detc.runtime.data.dataset import AnnotatedImage, Dataset, build_dataset
 from detc.runtime.data.masks import Mask, as_json, bitmap, paste_masks, read_mask, run_lengths
 from detc.runtime.data.preprocess import Detections, Placement, Preprocess
 from detc.runtime.data.proposals import read_proposals
+from detc.runtime.data.results import coco_results, coco_truth
 from detc.runtime.data.transforms import Normalize, Resize
 from detc.runtime.data.voc import read_voc
 from detc.runtime.evaluate import (
@@ -28,8 +29,6 @@ from detc.runtime.evaluate import (
     EvaluationImages,
     Measured,
     coco_metrics,
-    coco_results,
-    coco_truth,
     detect,
     evaluation_batches,
     evaluation_of,

@@ -197,13 +197,13 @@ TRANSFORMS = [
     [RangeResize((60, 30), (160, 90))],
     [RandomFlip(1.0)],
     [RandomFlip(1.0, "vertical")],
-    [RandomCrop((50, 40))],
+    [RandomCrop((70, 50))],
     [
         RandomFlip(1.0),
         RandomResize(SIZE, (0.7, 2.0)),
-        RandomCrop((64, 48)),
+        RandomCrop((90, 60)),
         RandomFlip(1.0, "vertical"),
-        RandomCrop((40, 40)),
+        RandomCrop((80, 56)),
     ],
 ]
 
@@ -216,8 +216,7 @@ def test_masks_stay_on_their_objects(chain, seed):
     for transform in chain:
         sample = transform(sample, rng)
     white = sample.image[..., 0] > 127
-    if white.sum() < 40:
-        pytest.skip("the crop left next to nothing")
+    assert white.sum() > 40
     for mask in sample.masks:
         assert iou(whole(draw_mask(mask, sample.place, sample.size), sample.size), white) > 0.9
 
