@@ -57,6 +57,12 @@ def _maximum(values: list[Any]) -> Any:
     return max(_numbers(flat))
 
 
+def _at_most(values: list[Any]) -> Any:
+    if len(values) != 1 or not isinstance(values[0], int | Dim) or isinstance(values[0], bool):
+        raise BadArgument("takes one size")
+    return dims.at_most(values[0])
+
+
 def _length(values: list[Any]) -> Any:
     if len(values) == 1 and isinstance(values[0], tuple | Levels | Pyramid | str):
         value = values[0]
@@ -131,6 +137,7 @@ BUILTINS: Mapping[str, Function] = {
     for name, compute in {
         "min": _minimum,
         "max": _maximum,
+        "at_most": _at_most,
         "len": _length,
         "reversed": _reversed,
         "sum": _total,

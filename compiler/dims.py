@@ -14,7 +14,7 @@ from functools import cache
 from math import gcd, lcm
 from typing import Literal
 
-Operator = Literal["var", "+", "*", "//", "min"]
+Operator = Literal["var", "+", "*", "//", "min", "at most"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +33,12 @@ Size = Dim | int
 N = Dim("var", ("N",))
 H = Dim("var", ("H",))
 W = Dim("var", ("W",))
-# The number of objects, of the truth given for training.
+# Of the truth given for training, the number of objects; and the bytes of their masks.
 G = Dim("var", ("G",))
+M = Dim("var", ("M",))
+# The number of proposals, where those are an input.
+P = Dim("var", ("P",))
+_VARIABLES = "NHWGPM"
 
 
 def add(a: Size, b: Size) -> Size:
@@ -112,9 +116,15 @@ def minimum(a: Size, b: Size) -> Size:
     return a if a == b else Dim("min", (a, b))
 
 
-def evaluate(dim: Size, n: int, h: int, w: int, g: int = 0) -> int:
-    """The value for a batch of n images of h x w pixels (with g objects at most, for training)."""
-    return dim if isinstance(dim, int) else _function(dim)(n, h, w, g)
+def at_most(a: Size) -> Size:
+    """A size that is known only when the graph runs, and at most `a`."""
+    return Dim("at most", (a,))
+
+
+def evaluate(dim: Size, n: int, h: int, w: int, g: int = 0, p: int = 1000, m: int = 0) -> int:
+    """The value for a batch of n images of h x w pixels, with at most g objects, whose masks have m bytes, and p given
+    proposals an image. Of a size that is not known before the graph runs, the greatest."""
+    return dim if isinstance(dim, int) else _function(dim)(n, h, w, g, p, m)
 
 
 @cache
@@ -139,9 +149,9 @@ def equal(a: Size, b: Size, divisor: int = 1) -> bool:
     sweep = [divisor * k for k in range(1, 2 * (period // gcd(period, divisor)) + 1)]
     # Where a size is the smaller of two, one side decides for small images and the other for large ones.
     large = divisor * 4 * _MAXIMUM_PERIOD
-    probes = [(1, x, y, 1) for x in sweep for y in (divisor, large)]
+    probes: list[tuple[int, ...]] = [(1, x, y, 1) for x in sweep for y in (divisor, large)]
     probes += [(1, y, x, 1) for x in sweep for y in (divisor, large)]
-    probes += [(n, large, large + divisor, g) for n in (1, 2, 5) for g in (0, 1, 3)]
+    probes += [(n, large, large + divisor, g, p, 7 * p) for n, p in ((1, 5), (2, 1), (5, 3)) for g in (0, 1, 3)]
     return all(evaluate(a, *probe) == evaluate(b, *probe) for probe in probes)
 
 
@@ -188,15 +198,17 @@ def divisor_for(a: Size, b: Size) -> int | None:
 
 
 @cache
-def _function(dim: Dim) -> Callable[[int, int, int, int], int]:
-    """The expression as a function of (n, h, w, g)."""
+def _function(dim: Dim) -> Callable[..., int]:
+    """The expression as a function of the variables' values."""
     operands = dim.operands
     if dim.operator == "var":
-        index = "NHWG".index(str(operands[0]))
+        index = _VARIABLES.index(str(operands[0]))
         return lambda *values: values[index]
     parts = [(lambda *_, v=o: v) if isinstance(o, int) else _function(o) for o in operands]
     if dim.operator == "+":
         return lambda *v: sum(p(*v) for p in parts)
+    if dim.operator == "at most":
+        return parts[0]
     if dim.operator == "//":
         return lambda *v: parts[0](*v) // parts[1](*v)
     if dim.operator == "min":
@@ -224,6 +236,8 @@ def _text(dim: Dim) -> str:
             return "*".join(str(o) for o in operands)
         case "min":
             return f"min({operands[0]}, {operands[1]})"
+        case "at most":
+            return f"at_most({operands[0]})"
         case "//":
             inner, divisor = operands
             if isinstance(inner, Dim) and inner.operator == "+" and inner.operands[1:] == (int(str(divisor)) - 1,):

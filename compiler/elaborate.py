@@ -42,8 +42,14 @@ from detc.dsl.source import Span
 
 # Images that had to be padded to more than this are no images that anybody has.
 MAXIMUM_DIVISOR = 4096
+MAXIMUM_CLASSES = 100_000
 
-IMAGE = TensorType((dims.N, 3, dims.H, dims.W), stride=Fraction(1))
+# What a model may take, by the name of its input: the image, normalised, and proposals that were made beforehand.
+INPUTS = {
+    "image": TensorType((dims.N, 3, dims.H, dims.W), stride=Fraction(1)),
+    "proposals": TensorType((dims.N, dims.P, 4)),
+    "proposal_scores": TensorType((dims.N, dims.P)),
+}
 
 
 @dataclass(frozen=True)
@@ -112,7 +118,7 @@ class _Elaborator(Primitives):
         if key in self.module.graphs:
             known: tuple[Graph, tuple[Diagnostic, ...]] = self.module.graphs[key]
             return known
-        inputs = {model.declaration.inputs[0].name: Bound(Tensor(Value("image"), IMAGE, span, "image"), span)}  # type: ignore[union-attr]
+        inputs = self._inputs(model)
         result: Any = POISON
         try:
             result = self.apply(Frame(self.module), replace(model, inputs=inputs), "", span)
@@ -126,6 +132,25 @@ class _Elaborator(Primitives):
         self.module.graphs[key] = graph, (*self.diagnostics, *settle.unused(graph))
         return graph, self.module.graphs[key][1]
 
+    def _inputs(self, model: Closure) -> dict[str, Bound]:
+        """The graph's inputs, for those of a model. The first is the image, whatever it is called."""
+        assert isinstance(model.declaration, t.Component)
+        others = " and ".join(name for name in INPUTS if name != "image")
+        inputs = {}
+        for index, parameter in enumerate(model.declaration.inputs):
+            name = "image" if index == 0 else parameter.name
+            place = Span(model.module.source, parameter.start, parameter.end)
+            if name not in INPUTS or (index and name == "image"):
+                raise DiagnosticError(
+                    names.UNKNOWN_NAME.at(
+                        place,
+                        f'nothing is fed to the input "{parameter.name}" of a model',
+                        detail=f"beside the image, a model's inputs are {others}",
+                    )
+                )
+            inputs[parameter.name] = Bound(Tensor(Value(name), INPUTS[name], place, parameter.name), place)
+        return inputs
+
     def _classes(self, value: DetectorValue, data: Record | None) -> tuple[str, ...] | None:
         if "classes" in value.fields:
             found, span = value.fields["classes"].value, value.fields["classes"].span
@@ -133,6 +158,9 @@ class _Elaborator(Primitives):
             found, span = data.fields["classes"], value.fields["data"].span
         else:
             return None
+        if isinstance(found, int) and not isinstance(found, bool) and 0 < found <= MAXIMUM_CLASSES:
+            # The names are those of the annotations, which are not read while compiling.
+            return tuple(f"class {number}" for number in range(1, found + 1))
         if isinstance(found, tuple) and found and all(isinstance(c, str) for c in found):
             duplicates = {c for c in found if found.count(c) > 1}
             if duplicates:
@@ -140,7 +168,7 @@ class _Elaborator(Primitives):
                     names.REPEATED_ARGUMENT.at(span, f"classes named twice: {', '.join(sorted(duplicates))}")
                 )
             return found
-        raise DiagnosticError(types.TYPE_MISMATCH.at(span, "classes is a list of names, at least one"))
+        raise DiagnosticError(types.TYPE_MISMATCH.at(span, "classes is a list of names, at least one, or their number"))
 
     def _pretrained(self, value: DetectorValue) -> str | None:
         bound = value.fields.get("pretrained")
@@ -196,10 +224,10 @@ class _Elaborator(Primitives):
             }
         if self.predictions:
             views["predict"] = self.predictions
-        inputs = {"image": IMAGE}
         truth = {f"truth_{k}": kind for k, kind in TRUTH.items()}
-        if "train" in views or any(v.node in truth for n in self.nodes.values() for v in n.operands):
-            inputs.update(truth)
+        used = {v.node for n in self.nodes.values() for v in n.operands}
+        always = {"image", "truth_boxes", "truth_labels"} if "train" in views else {"image"}
+        inputs = {k: kind for k, kind in {**INPUTS, **truth}.items() if k in used | always}
         settle.freeze(self.frozen, self.nodes, self.weights)
         settle.tie(self.ties, self.weights)
         settle.initialise(self.init_rules, self.nodes, self.weights)

@@ -98,6 +98,11 @@ class Overrides(Parameters):
     ) -> Bound:
         if not rest:
             return Bound(bound.value, bound.span, old)
+        if old is None and isinstance(base, DetectorValue) and name not in RESERVED:
+            # A part that the model gives itself.
+            model = base.model
+            given = {k: b for k, b in base.fields.items() if k not in RESERVED}
+            base = Closure(model.declaration, model.module, {**model.arguments, **given})
         if old is None and isinstance(base, DetectorValue):
             raise self.error(
                 names.UNKNOWN_OVERRIDE,

@@ -396,4 +396,7 @@ class _Builder(Transformer[Token, Any]):
         return Dim("//", (Dim("+", (size, divisor - 1)), divisor))
 
     def minimum(self, parts: list[Any]) -> Dim:
-        return Dim("min", tuple(parts))
+        return Dim("min", tuple(int(part) if isinstance(part, Token) else part for part in parts))
+
+    def at_most(self, parts: list[Any]) -> Dim:
+        return Dim("at most", tuple(parts))

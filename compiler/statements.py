@@ -20,7 +20,13 @@ from detc.dsl.catalogue import names, types
 from detc.dsl.diagnostics import DiagnosticError, Label
 from detc.dsl.source import Span
 
-TRUTH = {"boxes": TensorType((dims.N, dims.G, 4)), "labels": TensorType((dims.N, dims.G), "int64")}
+# What `train(truth)` gives, by field; docs/architecture.md says what is in each.
+TRUTH = {
+    "boxes": TensorType((dims.N, dims.G, 4)),
+    "labels": TensorType((dims.N, dims.G), "int64"),
+    "masks": TensorType((dims.M,), "uint8"),
+    "windows": TensorType((dims.N, dims.G, 5), "int64"),
+}
 
 
 @dataclass(eq=False)
@@ -163,6 +169,10 @@ class Statements(Evaluator):
         entries[level] = self._stored(frame, target, indices[1:], entries.get(level), value)
         return Pyramid(dict(sorted(entries.items())), frame.span(target))
 
+    def _apply(self, frame: Frame, statement: t.Apply) -> Any:
+        self.evaluate(frame, statement.value)
+        return GOES_ON
+
     def _for(self, frame: Frame, statement: t.For) -> Any:
         for item in self.iterate(frame, statement.iterable):
             frame.variables[statement.variable] = item
@@ -213,9 +223,10 @@ class Statements(Evaluator):
         if not isinstance(value, Tensor) or value.type.shape != ():
             raise self.mismatch(frame, statement.value, value, "a loss, which is one number")
         index = tuple(self.level(frame, i) for i in statement.indices)
-        parts = self.losses.setdefault(statement.name, {})
+        name = self.label(frame, statement.name)
+        parts = self.losses.setdefault(name, {})
         if index in parts or ((() in parts) != (index == ()) and parts):
-            raise self.error(names.DUPLICATE_NAME, frame, statement, f'the loss "{statement.name}" is declared twice')
+            raise self.error(names.DUPLICATE_NAME, frame, statement, f'the loss "{name}" is declared twice')
         parts[index] = value
         return GOES_ON
 
@@ -319,6 +330,7 @@ def _values(value: Any) -> Values:
 
 _STATEMENTS: dict[type, Any] = {
     t.Assign: Statements._assign,
+    t.Apply: Statements._apply,
     t.For: Statements._for,
     t.If: Statements._if,
     t.Return: Statements._return,

@@ -36,9 +36,9 @@ class TensorType:
     def width(self) -> Size:
         return self.shape[3]
 
-    def at(self, n: int, h: int, w: int, g: int = 0) -> tuple[int, ...]:
-        """The shape for a batch of n images of h x w pixels, with at most g objects."""
-        return tuple(evaluate(d, n, h, w, g) for d in self.shape)
+    def at(self, n: int, h: int, w: int, g: int = 0, p: int = 1000, m: int = 0) -> tuple[int, ...]:
+        """The shape for a batch of n images of h x w pixels; the other sizes as those of `dims.evaluate`."""
+        return tuple(evaluate(d, n, h, w, g, p, m) for d in self.shape)
 
     def __str__(self) -> str:
         dims = ", ".join(str(d) for d in self.shape)

@@ -360,6 +360,9 @@ class _Builder:
 
     _op_if = _if
 
+    def _apply(self, start: int, end: int, c: list[Any]) -> t.Apply:
+        return t.Apply(start, end, self.build(c[0]))
+
     def _return(self, start: int, end: int, c: list[Any]) -> t.Return:
         return t.Return(start, end, self.build(c[0]))
 
@@ -370,7 +373,7 @@ class _Builder:
         return t.ViewBlock(start, end, "predict", None, self.build(c[0]))
 
     def _loss(self, start: int, end: int, c: list[Any]) -> t.Loss:
-        return t.Loss(start, end, str(c[0]), self.all(c[1:-1]), self.build(c[-1]))
+        return t.Loss(start, end, self.build(c[0]), self.all(c[1:-1]), self.build(c[-1]))
 
     def _require(self, start: int, end: int, c: list[Any]) -> t.Require:
         return t.Require(start, end, self.build(c[0]), _unescape(c[1]))

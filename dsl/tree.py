@@ -209,8 +209,15 @@ class ViewBlock(Tree):
 
 
 @dataclass(slots=True, eq=False)
+class Apply(Tree):
+    """`apply expr`: for what the component declares, such as losses."""
+
+    value: Expr
+
+
+@dataclass(slots=True, eq=False)
 class Loss(Tree):
-    name: str
+    name: Expr
     indices: list[Expr]
     value: Expr
 
@@ -288,6 +295,7 @@ Statement = (
     | If
     | Return
     | ViewBlock
+    | Apply
     | Loss
     | Require
     | Freeze

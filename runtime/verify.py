@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -256,12 +256,21 @@ def _forward(graph: Graph, reference: Reference, keys: Sequence[str]) -> list[Ch
     # One view with everything, so that the backbone runs once.
     view = {f"{module}{place}": value for (module, place), value in wanted.items()}
     outputs = {f"predict {name}": value for name, value in graph.views.get("predict", {}).items()}
-    module = _emitted(graph.replaced(views={"figures": {**view, **outputs}}), "figures", keys).eval()
-    image = torch.from_numpy(deterministic.image(*figures["input"][2:], batch=figures["input"][0]))
+    reached = graph.reached(inference)
+    kept = {f"kept {n.name}": Value(n.name, 1) for n in graph.nodes if n.op == "nms" and n.name in reached}
+    module = _emitted(graph.replaced(views={"figures": {**view, **outputs, **kept}}), "figures", keys).eval()
+    given = {"image": deterministic.image(*figures["input"][2:], batch=figures["input"][0]), **_proposals()}
     with torch.inference_mode():
-        found = module(image)
+        found = module(**{name: torch.from_numpy(given[name]) for name in graph.view(inference).inputs})
+    # How many regions there are, by how many there is room for.
+    present = {found[name].numel(): int((found[name] > 0).sum()) for name in kept}
     for name, place in wanted:
-        _tensor(values, f"{name} {place}", found[f"{name}{place}"].numpy(), figures["forward"][name][place])
+        ours, theirs = found[f"{name}{place}"].numpy(), figures["forward"][name][place]
+        rows = theirs["shape"][0] if theirs["shape"] else 0
+        if ours.ndim and rows < len(ours) and present.get(len(ours)) == rows:
+            # The reference has as many rows as there are regions.
+            ours = ours[:rows]
+        _tensor(values, f"{name} {place}", ours, theirs)
     if "detections" not in figures:
         return [values]
     columns = figures["detection_columns"].split(",")
@@ -356,17 +365,22 @@ def _losses(graph: Graph, reference: Reference, keys: Sequence[str], classes: in
     if "train" not in graph.views:
         losses.fact(False, "the detector has no losses")
         return [losses]
-    module = _emitted(graph, "train", keys).train()
+    module = _emitted(_exhaustive(graph), "train", keys).train()
     for part in module.modules():
         if isinstance(part, nn.modules.batchnorm._NormBase | nn.modules.dropout._DropoutNd):
             part.eval()
-    truth = {
+    masks = deterministic.masks(_HEIGHT, _WIDTH)
+    # Each mask has the whole image for its window.
+    windows = np.array([[index * _HEIGHT * _WIDTH, 0, 0, _WIDTH, _HEIGHT] for index in range(len(masks))])
+    given = {
         "image": deterministic.image(_HEIGHT, _WIDTH),
         "truth_boxes": deterministic.BOXES[None],
-        "truth_labels": np.minimum(deterministic.LABELS, classes - 1)[None],
-        "truth_masks": deterministic.masks(_HEIGHT, _WIDTH)[None],
+        "truth_labels": np.minimum(deterministic.LABELS, _fewest_classes(graph, classes) - 1)[None],
+        "truth_masks": masks.reshape(-1),
+        "truth_windows": windows[None],
+        **_proposals(),
     }
-    inputs = {name: torch.from_numpy(truth[name]) for name in graph.view("train").inputs}
+    inputs = {name: torch.from_numpy(given[name]) for name in graph.view("train").inputs}
     found = {name: value if isinstance(value, tuple) else (value,) for name, value in module(**inputs).items()}
     total = torch.stack([value for values in found.values() for value in values]).sum()
     total.backward()
@@ -385,6 +399,33 @@ def _losses(graph: Graph, reference: Reference, keys: Sequence[str], classes: in
     )
     _gradients(gradients, module, figures)
     return [losses, gradients]
+
+
+def _fewest_classes(graph: Graph, classes: int) -> int:
+    """The least number of classes that any part of the detector tells apart.
+
+    The labels of the published figures are clamped to that: where there is a proposal network, all are 0.
+    """
+    told_apart = [node.attrs.get("classes") for node in graph.nodes if node.name in graph.reached("train")]
+    return min([classes, *(number for number in told_apart if isinstance(number, int))])
+
+
+def _exhaustive(graph: Graph) -> Graph:
+    """The graph with samplers that take every row, so that nothing is random."""
+    nodes = {
+        node.name: replace(node, attrs={**node.attrs, "count": 10**7, "positive": 0.5})
+        if node.op == "sample_rows"
+        else node
+        for node in graph.nodes
+    }
+    return graph.replaced(nodes=nodes)
+
+
+def _proposals() -> dict[str, np.ndarray]:
+    """Given proposals, for the detectors that take them: the boxes of the truth, moved and stretched."""
+    moved = [deterministic.BOXES + np.array([d, -d, 2 * d, d], np.float32) for d in (-12, -5, 0, 4, 9, 30)]
+    boxes = np.concatenate(moved)[None]
+    return {"proposals": boxes, "proposal_scores": np.ones(boxes.shape[:2], np.float32)}
 
 
 def _gradients(check: Check, module: nn.Module, figures: Mapping[str, Any]) -> None:

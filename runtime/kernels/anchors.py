@@ -35,6 +35,10 @@ def anchor_grid(
     return (shift[:, :, None] + cell).reshape(-1, 4)
 
 
+# Sides of a box count as at least this many pixels where they are divided by.
+_TINY = 1e-6
+
+
 def _centre_and_size(boxes: Tensor) -> tuple[Tensor, Tensor]:
     """(..., 4) boxes -> (..., 2) centres and (..., 2) sizes, x before y."""
     low, high = boxes[..., :2], boxes[..., 2:]
@@ -42,13 +46,15 @@ def _centre_and_size(boxes: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def encode_delta(anchors: Tensor, boxes: Tensor, *, means: Sequence[float], stds: Sequence[float]) -> Tensor:
-    """How far `boxes` (N, K, 4) are from `anchors` (K, 4), as the (N, K, 4) that a head regresses.
+    """How far `boxes` (N, K, 4) are from `anchors` (K, 4) or (N, K, 4), as the (N, K, 4) that a head regresses.
 
     Centres as a fraction of the anchor's size, sizes as the logarithm of their ratio; less `means`, over `stds`.
     Girshick et al., R-CNN, 2014, appendix C.
     """
     anchor_centre, anchor_size = _centre_and_size(anchors)
     centre, size = _centre_and_size(boxes)
+    # Rows that stand for nothing have boxes without an area; what is never used must not become NaN either.
+    anchor_size, size = anchor_size.clamp(min=_TINY), size.clamp(min=_TINY)
     delta = torch.cat(((centre - anchor_centre) / anchor_size, torch.log(size / anchor_size)), dim=-1)
     return (delta - delta.new_tensor(means)) / delta.new_tensor(stds)
 
@@ -61,9 +67,10 @@ def decode_delta(
     means: Sequence[float],
     stds: Sequence[float],
     clip_ratio: float,
+    clip: bool,
 ) -> Tensor:
-    """The inverse of `encode_delta`: boxes (N, k, 4) from anchors and deltas (N, k, 4), clipped to `image` (N, 3, H,
-    W).
+    """The inverse of `encode_delta`: boxes (N, k, 4) from anchors and deltas (N, k, 4), with `clip` clipped to `image`
+    (N, 3, H, W).
 
     A box's size changes by at most a factor of 1 / `clip_ratio` either way, which keeps early training finite.
     """
@@ -74,6 +81,8 @@ def decode_delta(
     limit = abs(math.log(clip_ratio))
     centre = anchor_centre + anchor_size * deltas[..., :2]
     half = 0.5 * (anchor_size * deltas[..., 2:].clamp(-limit, limit).exp())
+    if not clip:
+        return torch.cat((centre - half, centre + half), dim=-1)
     height, width = image.shape[-2:]
     x1, y1 = (centre - half).unbind(-1)
     x2, y2 = (centre + half).unbind(-1)

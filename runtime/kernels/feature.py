@@ -22,14 +22,33 @@ def Conv2d(
     dilation: int | tuple[int, int],
     groups: int,
     bias: bool,
+    standardize: bool,
 ) -> nn.Conv2d:
-    """2-D convolution of an (N, C, H, W) feature.
+    """2-D convolution of an (N, C, H, W) feature, with `standardize` by standardised weights.
 
     The module is torch's own, so that tools which look for `torch.nn.Conv2d` (quantisation, fusion, profilers) find it.
     Its tensors are on the meta device: whoever builds a detector sets them once, with the values of the spec.
     """
     inputs = weights["weight"][1] * groups
-    return nn.Conv2d(inputs, channels, kernel, stride, padding, dilation, groups, bias, device="meta")
+    module = StandardizedConv2d if standardize else nn.Conv2d
+    return module(inputs, channels, kernel, stride, padding, dilation, groups, bias, device="meta")
+
+
+class StandardizedConv2d(nn.Conv2d):
+    """Convolution by weights that are brought to mean 0 and deviation 1 for each output channel.
+
+    Qiao et al., Weight Standardization, 2019, equation 4.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, channels, ceil(H / stride), ceil(W / stride))."""
+        return self._conv_forward(x, standardized(self.weight), self.bias)
+
+
+def standardized(weight: Tensor) -> Tensor:
+    """A convolution's weight (channels, inputs, height, width), less its mean and over its deviation, by channel."""
+    deviation, mean = torch.std_mean(weight, dim=(1, 2, 3), keepdim=True)
+    return (weight - mean) / (deviation + 1e-5)
 
 
 class FixedBatchNorm2d(nn.BatchNorm2d):
@@ -54,6 +73,38 @@ def BatchNorm2d(weights: Shapes, *, eps: float, momentum: float, fixed: bool, tr
     norm = (FixedBatchNorm2d if fixed else nn.BatchNorm2d)(weights["weight"][0], eps, momentum, device="meta")
     norm.requires_grad_(trainable)
     return norm.train()
+
+
+def GroupNorm(weights: Shapes, *, groups: int, eps: float) -> nn.GroupNorm:
+    """Normalisation over groups of channels of each image (Wu and He, 2018) of an (N, C, H, W) feature."""
+    return nn.GroupNorm(groups, weights["weight"][0], eps, device="meta")
+
+
+def ConvTranspose2d(
+    weights: Shapes, *, channels: int, kernel: int, stride: int, padding: int, bias: bool
+) -> nn.ConvTranspose2d:
+    """Transposed 2-D convolution of an (N, C, H, W) feature."""
+    return nn.ConvTranspose2d(weights["weight"][0], channels, kernel, stride, padding, bias=bias, device="meta")
+
+
+def Linear(weights: Shapes, *, features: int, bias: bool) -> nn.Linear:
+    """A fully connected layer: (..., D) -> (..., features)."""
+    return nn.Linear(weights["weight"][1], features, bias, device="meta")
+
+
+def softmax(x: Tensor) -> Tensor:
+    """exp(x) over its sum along the last axis; at least in single precision."""
+    return x.float().softmax(dim=-1)
+
+
+def scale(x: Tensor, *, factor: float) -> Tensor:
+    """x times `factor`."""
+    return x * factor
+
+
+def detach(x: Tensor) -> Tensor:
+    """x, through which no gradient flows back."""
+    return x.detach()
 
 
 def max_pool(x: Tensor, *, kernel: int, stride: int, padding: int) -> Tensor:

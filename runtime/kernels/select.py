@@ -5,6 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from detc.runtime.kernels.targets import overlaps
+
+# Candidates that are compared with each other at once.
+_BLOCK = 512
+
 
 def select_top(scores: Tensor, *, count: int, threshold: float) -> tuple[Tensor, Tensor, Tensor]:
     """The `count` highest of scores (N, K, C), best first: scores, rows (into K), classes.
@@ -31,28 +36,59 @@ def nms(boxes: Tensor, scores: Tensor, classes: Tensor, *, iou: float, keep: int
     """Greedy non-maximum suppression within each class: boxes (N, keep, 4), scores and classes (N, keep), best first.
 
     Takes the best of `boxes` (N, M, 4), `scores` and `classes` (N, M), drops those of its class that overlap it
-    (intersection over union) by more than `iou`, and so on. What has score 0 is never kept; absent results have box
-    and score 0, class -1.
+    (intersection over union) by more than `iou`, and so on; of equal scores the first is the better. What has score 0
+    is never kept; absent results have box and score 0, class -1. Gradients flow through what is kept.
     """
-    x1, y1, x2, y2 = boxes.unbind(-1)
-    area = (x2 - x1) * (y2 - y1)
-    position = torch.arange(scores.shape[1], device=scores.device)
-    left = scores
-    kept, kept_scores = [], []
-    for _ in range(keep):
-        score, best = left.max(dim=1, keepdim=True)
-        kept.append(best)
-        kept_scores.append(score)
-        width = torch.minimum(x2, x2.gather(1, best)) - torch.maximum(x1, x1.gather(1, best))
-        height = torch.minimum(y2, y2.gather(1, best)) - torch.maximum(y1, y1.gather(1, best))
-        shared = width.clamp(min=0) * height.clamp(min=0)
-        union = area + area.gather(1, best) - shared
-        drop = (shared / union > iou) & (classes == classes.gather(1, best)) | (position == best)
-        left = left.masked_fill(drop, 0.0)
-    index, score = torch.cat(kept, dim=1), torch.cat(kept_scores, dim=1)
-    present = score > 0
+    index: Tensor = torch.ops.detc.nms(boxes, scores, classes, iou, keep)
+    present = index >= 0
+    index = index.clamp(min=0)
     return (
         gather_rows(boxes, index).masked_fill(~present[:, :, None], 0.0),
-        score,
+        scores.gather(1, index).masked_fill(~present, 0.0),
         classes.gather(1, index).masked_fill(~present, -1),
     )
+
+
+# One node for torch.compile and torch.export, which could not follow its loops.
+torch.library.define("detc::nms", "(Tensor boxes, Tensor scores, Tensor classes, float iou, int keep) -> Tensor")
+
+
+@torch.library.impl("detc::nms", "CompositeExplicitAutograd")
+def _kept(boxes: Tensor, scores: Tensor, classes: Tensor, iou: float, keep: int) -> Tensor:
+    """The numbers of what is kept, best first, then -1: (N, keep) int64.
+
+    Candidates are looked at in blocks, best first, and only until enough are kept. In a block a candidate is kept if
+    no better one that is kept suppresses it: solved by repeating until nothing changes, since after k rounds the first
+    k are decided.
+    """
+    kept = torch.full((len(boxes), keep), -1, dtype=torch.int64, device=boxes.device)
+    for image in range(len(boxes)):
+        order = scores[image].argsort(descending=True, stable=True)
+        order = order[: int((scores[image] > 0).sum())]
+        chosen = order[:0]
+        for candidates in order.split(_BLOCK):
+            gone = _suppressed_by(chosen, candidates, boxes[image], classes[image], iou).any(dim=1)
+            block = candidates[~gone]
+            better = _suppressed_by(block, block, boxes[image], classes[image], iou).tril(-1)
+            stays = torch.ones(len(block), dtype=torch.bool, device=boxes.device)
+            while True:
+                then = ~(better & stays).any(dim=1)
+                if torch.equal(then, stays):
+                    break
+                stays = then
+            chosen = torch.cat((chosen, block[stays]))[:keep]
+            if len(chosen) == keep:
+                break
+        kept[image, : len(chosen)] = chosen
+    return kept
+
+
+def _suppressed_by(better: Tensor, candidates: Tensor, boxes: Tensor, classes: Tensor, iou: float) -> Tensor:
+    """Whether each of `candidates` would go for each of `better`: (candidates, better)."""
+    same = classes[candidates][:, None] == classes[better]
+    return same & (overlaps(boxes[candidates], boxes[better]) > iou)
+
+
+@torch.library.register_fake("detc::nms")
+def _(boxes, scores, classes, iou, keep):  # type: ignore[no-untyped-def]
+    return boxes.new_empty(len(boxes), keep, dtype=torch.int64)

@@ -195,7 +195,7 @@ def test_the_page_has_every_node_in_the_tree_of_components() -> None:
         "neck.fpn_convs.0.conv.bias",
     ]
     assert conv["macs"] == 80 * 80 * 256 * 256 * 9
-    assert any("Conv2d" in text for _, text in conv["lines"])
+    assert any("conv: conv(" in text for _, text in conv["lines"])
     # Losses are in the head too, and only in the train view.
     (loss,) = {tuple(node["views"]) for node in data["nodes"] if node["op"] == "focal_loss"}
     assert loss == ("train",)

@@ -23,6 +23,7 @@ NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 
 def conv(name, x, label, channels=4):
     attrs = {"channels": channels, "kernel": 1, "stride": 1, "padding": 0, "dilation": 1, "groups": 1, "bias": False}
+    attrs["standardize"] = False
     return Node(name, "Conv2d", (("x", Value(x)),), attrs, {"weight": f"{label}.weight"}, (FEATURE,))
 
 

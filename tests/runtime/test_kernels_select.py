@@ -108,6 +108,7 @@ class Postprocess(torch.nn.Module):
             means=(0.0,) * 4,
             stds=(1.0,) * 4,
             clip_ratio=0.016,
+            clip=True,
         )
         return KERNELS["nms"](boxes, score, label, iou=0.5, keep=5)
 

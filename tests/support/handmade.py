@@ -78,6 +78,7 @@ class Builder:
             padding=kernel // 2,
             dilation=1,
             groups=1,
+            standardize=False,
             bias=bias,
         )
 
