@@ -79,9 +79,15 @@ def unused(graph: Graph) -> Iterator[Diagnostic]:
     used = graph.reached(*graph.views)
     dead = [n for n in graph.nodes if n.name not in used]
     names_of_dead = {n.name for n in dead}
+    returned = {value.node for call in graph.calls for _, value in call.outputs}
+
+    def producers(node: Node) -> set[str]:
+        return {value.node for value in node.operands}
+
     for node in dead:
         users = {u.name for u in graph.users(node.name)}
-        if not users:
+        # A level that a neck has made for others is no mistake, where no weights are behind it alone.
+        if not users and (node.name not in returned or node.weights or names_of_dead & producers(node)):
             keys = sorted(set(node.weights.values()))
             yield types.UNUSED_OUTPUT.at(
                 node.origins[0],

@@ -21,15 +21,15 @@ def detc(*arguments: str) -> subprocess.CompletedProcess[str]:
 def test_compile_lists_the_detectors_and_compiles_the_default() -> None:
     done = detc("compile", "specs/fpg.det")
     assert done.returncode == 0
-    assert "* retinanet_r50_fpg_crop640_50e  box AP 40.5" in done.stderr
-    assert "retinanet_r50_fpg_crop640_50e: 880 nodes" in done.stderr
-    assert "multiples of 128" in done.stderr
+    assert "* faster_rcnn_r50_fpg_crop640_50e  box AP 42.2" in done.stderr
+    assert "faster_rcnn_r50_fpg_crop640_50e: 909 nodes" in done.stderr
+    assert "multiples of 64" in done.stderr
 
 
 def test_compile_writes_what_is_asked_for(tmp_path: Path) -> None:
     done = detc("compile", "specs/fpg.det", "--emit", "graph", "--emit", "json", "--output", str(tmp_path / "out"))
     assert done.returncode == 0, done.stderr
-    name = "retinanet_r50_fpg_crop640_50e"
+    name = "faster_rcnn_r50_fpg_crop640_50e"
     assert (tmp_path / "out" / f"{name}.graph").read_text().startswith(f"graph {name}")
     assert json.loads((tmp_path / "out" / f"{name}.json").read_text())["name"] == name
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [f"{name}.graph", f"{name}.json"]
@@ -52,7 +52,7 @@ def test_check_as_json(tmp_path: Path) -> None:
 
 def test_zoo_as_json_has_every_row() -> None:
     rows = json.loads(detc("zoo", "--format", "json").stdout)
-    assert len(rows) == 19
+    assert len(rows) == 127
     row = next(r for r in rows if r["detector"] == "retinanet_r50_fpg_crop640_50e")
     assert row["spec"].endswith("fpg.det")
     assert row["config"] == "fpg/retinanet_r50_fpg_crop640_50e_coco"
@@ -61,7 +61,7 @@ def test_zoo_as_json_has_every_row() -> None:
 
 
 def test_zoo_filters() -> None:
-    rows = json.loads(detc("zoo", "x101", "64x4d", "--format", "json").stdout)
+    rows = json.loads(detc("zoo", "retinanet", "x101", "64x4d", "--format", "json").stdout)
     assert {r["detector"] for r in rows} == {"retinanet_x101_64x4d_fpn_1x", "retinanet_x101_64x4d_fpn_2x"}
 
 
@@ -115,7 +115,7 @@ def test_every_explanation_is_there() -> None:
 def test_a_device_is_written_to_and_not_replaced() -> None:
     done = detc("compile", "specs/fpg.det", "--emit", "graph", "--output", "/dev/stdout")
     assert done.returncode == 0
-    assert done.stdout.startswith("graph retinanet_r50_fpg_crop640_50e {")
+    assert done.stdout.startswith("graph faster_rcnn_r50_fpg_crop640_50e {")
 
 
 @pytest.mark.parametrize(("target", "start"), [("svg", "<svg"), ("html", "<!DOCTYPE html>")])

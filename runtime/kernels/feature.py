@@ -47,7 +47,10 @@ class StandardizedConv2d(nn.Conv2d):
 
 def standardized(weight: Tensor) -> Tensor:
     """A convolution's weight (channels, inputs, height, width), less its mean and over its deviation, by channel."""
-    deviation, mean = torch.std_mean(weight, dim=(1, 2, 3), keepdim=True)
+    # One operation after the other over each channel's row: in deep networks the last bit is seen.
+    rows = weight.flatten(1)
+    mean = rows.mean(dim=1)[:, None, None, None]
+    deviation = rows.std(dim=1)[:, None, None, None]
     return (weight - mean) / (deviation + 1e-5)
 
 

@@ -41,9 +41,9 @@ def assign_levels(boxes: Tensor, *, count: int, finest: float) -> Tensor:
     floor(log2(size / finest)), where size is the root of the area in pixels. Lin et al., Feature Pyramid Networks,
     2017, equation 1.
     """
-    size = ((boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])).sqrt()
+    size = ((boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])).clamp(min=0).sqrt()
     # A box of exactly a level's size belongs to it, whatever its last bit; one without an area to the finest.
-    return torch.log2(size / finest + 1e-6).floor().clamp(0, count - 1).to(torch.int64)
+    return torch.log2(size / finest + 1e-6).nan_to_num(0).floor().clamp(0, count - 1).to(torch.int64)
 
 
 def flatten(x: Tensor) -> Tensor:

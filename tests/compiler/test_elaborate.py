@@ -98,7 +98,7 @@ def producers(graph: Graph, node: str) -> dict[str, Value]:
 
 
 def test_fpg_has_the_arrows_of_its_figure() -> None:
-    found = detc.load(specs_folder() / "fpg.det").graph
+    found = detc.load(specs_folder() / "fpg.det", "retinanet_r50_fpg_crop640_50e").graph
     outputs = {call.path: call.outputs[0][1] for call in found.calls if call.component == "GridNode"}
     # Level l (index l - 3) joins in after 7 - l pathways: 9 pathways less 4, 3, 2, 1, 0.
     assert len(outputs) == 5 + 6 + 7 + 8 + 9
@@ -137,7 +137,26 @@ def test_every_primitive_names_its_results() -> None:
 def test_the_published_rows_are_there() -> None:
     rows = {f.stem: [d.name for d in Loader().load(f).detectors] for f in specs_folder().glob("*.det")}
     counts = {name: len(detectors) for name, detectors in rows.items()}
-    assert counts == {"retinanet": 10, "nas_fpn": 2, "fpg": 2, "simpledet": 5}
+    assert counts == {
+        "cascade_rcnn": 20,
+        "cityscapes": 2,
+        "deepfashion": 1,
+        "fast_rcnn": 1,
+        "faster_rcnn": 20,
+        "fpg": 7,
+        "group_norm": 6,
+        "lvis": 8,
+        "mask_rcnn": 15,
+        "mixed_precision": 3,
+        "nas_fpn": 2,
+        "pafpn": 1,
+        "pascal_voc": 2,
+        "retinanet": 10,
+        "rpn": 10,
+        "scratch": 2,
+        "simpledet": 5,
+        "weight_standardization": 12,
+    }
 
 
 def test_verify_finds_what_is_broken(tmp_path: Path) -> None:

@@ -93,7 +93,7 @@ def test_a_node_is_one_line() -> None:
     (line,) = [line for line in to_text(fpn_detector()).splitlines() if "%neck.fpn_convs.1 =" in line]
     assert line.strip() == (
         "%neck.fpn_convs.1 = Conv2d(x: %neck.sum4) "
-        "{channels: 16, kernel: 3, stride: 1, padding: 1, dilation: 1, groups: 1, bias: true} "
+        "{channels: 16, kernel: 3, stride: 1, padding: 1, dilation: 1, groups: 1, standardize: false, bias: true} "
         "<weight: neck.fpn_convs.1.weight, bias: neck.fpn_convs.1.bias> "
         "-> float32[N, 16, ceil(H/16), ceil(W/16)] /16 @ neck.fpn_convs"
     )

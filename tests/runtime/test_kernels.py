@@ -28,7 +28,15 @@ def test_every_op_of_the_architecture_has_a_kernel():
 
 
 def test_conv2d_has_the_declared_tensors_and_is_torchs_own():
-    attributes = {"channels": 6, "kernel": 3, "stride": 2, "padding": 1, "dilation": 1, "groups": 2, "standardize": False}
+    attributes = {
+        "channels": 6,
+        "kernel": 3,
+        "stride": 2,
+        "padding": 1,
+        "dilation": 1,
+        "groups": 2,
+        "standardize": False,
+    }
     conv = KERNELS["Conv2d"]({"weight": (6, 2, 3, 3)}, bias=False, **attributes)
     assert type(conv) is torch.nn.Conv2d
     assert {k: tuple(v.shape) for k, v in conv.state_dict().items()} == {"weight": (6, 2, 3, 3)}

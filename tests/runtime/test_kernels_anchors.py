@@ -43,7 +43,9 @@ def test_decode_undoes_encode_and_clips_to_the_image():
     deltas = torch.stack(
         [KERNELS["encode_delta"](a, b[None], **CODING)[0] for a, b in zip(anchors, boxes, strict=True)]
     )
-    decoded = KERNELS["decode_delta"](anchors, deltas, torch.zeros(2, 3, 200, 200), clip_ratio=0.016, clip=True, **CODING)
+    decoded = KERNELS["decode_delta"](
+        anchors, deltas, torch.zeros(2, 3, 200, 200), clip_ratio=0.016, clip=True, **CODING
+    )
     assert torch.allclose(decoded, boxes, atol=1e-4)
     clipped = KERNELS["decode_delta"](anchors, deltas, torch.zeros(2, 3, 40, 50), clip_ratio=0.016, clip=True, **CODING)
     assert torch.allclose(clipped[..., 0::2], boxes[..., 0::2].clamp(0, 50), atol=1e-4)
@@ -53,7 +55,9 @@ def test_decode_undoes_encode_and_clips_to_the_image():
 def test_decoded_sizes_change_by_at_most_the_clip_ratio():
     anchors = torch.tensor([[[100.0, 100.0, 110.0, 110.0]]])
     deltas = torch.tensor([[[0.0, 0.0, 99.0, -99.0]]])
-    box = KERNELS["decode_delta"](anchors, deltas, torch.zeros(1, 3, 999, 999), clip_ratio=0.1, clip=True, **CODING)[0, 0]
+    box = KERNELS["decode_delta"](anchors, deltas, torch.zeros(1, 3, 999, 999), clip_ratio=0.1, clip=True, **CODING)[
+        0, 0
+    ]
     assert (box[2] - box[0]).item() == pytest.approx(100, abs=1e-3)
     assert (box[3] - box[1]).item() == pytest.approx(1, abs=1e-3)
 
