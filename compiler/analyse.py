@@ -1,189 +1,27 @@
 """What a graph costs, from the graph alone: parameters, arithmetic, and the memory of activations.
 
-Two counts of arithmetic are kept apart. `macs` are the multiply-adds of convolutions: what the papers' tables call
-"FLOPs". `flops` are floating-point operations in the plain sense: two for every multiply-add, and those of all other
-ops as `RULES` has them (a comparison or a transcendental function counts as one).
+Two counts of arithmetic are kept apart. `macs` are the multiply-adds of convolutions and fully connected layers: what
+the papers' tables call "FLOPs". `flops` are floating-point operations in the plain sense: two for every multiply-add,
+and those of all other ops as `RULES` has them (a comparison or a transcendental function counts as one).
 
-Memory is that of activations, without weights, gradients, optimizer state and the workspace inside a kernel. In
-inference a tensor lives from the op that makes it to the last op that uses it, in the graph's order; `peak_bytes` is
-the largest sum of those alive at a time, the image and the results included. For training, `saved_bytes` is what
-PyTorch's autograd keeps for the backward pass, each tensor once however many ops keep it.
+What PyTorch's autograd keeps for the backward pass is counted in two ways, as one may with a hook on saved tensors
+(`torch.autograd.graph.saved_tensors_hooks`): every distinct storage once, and every call of the hook with the size of
+its tensor, which counts a tensor for every operation that keeps it. Parameters and buffers, which a hook is handed as
+well, are counted apart. All is for single precision. See `memory` for what counts as an activation.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from math import prod
 
-from detc.compiler.graph import Graph, Node, Value, flatten
+from detc.compiler.graph import Graph, Node, Value
+from detc.compiler.memory import NOTHING, TRUTH, Memory, Recomputed, results
+from detc.compiler.rules import BYTES, RULES
 
-Shape = tuple[int, ...]
-
-# How many objects an image of the train view is taken to have.
-TRUTH = 20
-
-_BYTES = {
-    "float64": 8,
-    "int64": 8,
-    "float32": 4,
-    "int32": 4,
-    "float16": 2,
-    "bfloat16": 2,
-    "int8": 1,
-    "uint8": 1,
-    "bool": 1,
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Sized:
-    """A node with the shapes that its operands and outputs have for one batch and image size."""
-
-    node: Node
-    operands: Mapping[str, tuple[Shape, ...]]
-    outputs: tuple[Shape, ...]
-
-    def attr(self, name: str) -> int:
-        value = self.node.attrs[name]
-        assert isinstance(value, int)
-        return value
-
-    def elements(self, port: str) -> int:
-        """How many elements the tensors given to a port have."""
-        return sum(map(prod, self.operands[port]))
-
-    @property
-    def made(self) -> int:
-        """How many elements the first output has."""
-        return prod(self.outputs[0])
-
-
-Count = Callable[[Sized], int]
-Needs = Callable[[Value], bool]
-
-
-def _nothing(_: Sized) -> int:
-    return 0
-
-
-def _per_output(operations: int) -> Count:
-    return lambda sized: operations * sized.made
-
-
-def _per_input(port: str, operations: int) -> Count:
-    return lambda sized: operations * sized.elements(port)
-
-
-def _conv_macs(sized: Sized) -> int:
-    channels = sized.operands["x"][0][1] // sized.attr("groups")
-    return sized.made * channels * sized.attr("kernel") ** 2
-
-
-def _conv_bias(sized: Sized) -> int:
-    return sized.made if "bias" in sized.node.weights else 0
-
-
-def _interpolation(sized: Sized) -> int:
-    return 0 if sized.node.attrs["mode"] == "nearest" else 7 * sized.made
-
-
-def _overlaps(rows: str, columns: str) -> Count:
-    """Every box of one port against every box of the other: intersection, union, quotient."""
-
-    def count(sized: Sized) -> int:
-        batch, objects, _ = sized.operands[columns][0]
-        return 14 * batch * objects * sized.operands[rows][0][-2]
-
-    return count
-
-
-def _suppression(sized: Sized) -> int:
-    batch, candidates, _ = sized.operands["boxes"][0]
-    return 14 * batch * candidates * sized.attr("keep")
-
-
-def _masked(bytes_each: int) -> Count:
-    """Bytes for every number of a prediction, and one for every row."""
-    return lambda sized: bytes_each * sized.elements("prediction") + sized.elements("labels")
-
-
-def _operands(*ports: str) -> Callable[[Node, Needs], Iterable[Value]]:
-    """Keeps the tensors given to these ports."""
-    return lambda node, _: [value for port, values in node.inputs if port in ports for value in flatten(values)]
-
-
-def _result(node: Node, _: Needs) -> Iterable[Value]:
-    return [Value(node.name)]
-
-
-def _none(_: Node, __: Needs) -> Iterable[Value]:
-    return ()
-
-
-def _factors(node: Node, needs: Needs) -> Iterable[Value]:
-    """Each factor is kept for the gradient of the other."""
-    x, y = node.operands
-    return [kept for kept, other in ((x, y), (y, x)) if needs(other)]
-
-
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """What one op costs.
-
-    `macs` and `other` count its arithmetic: multiply-adds, and operations beside them. `saves` says which tensors of
-    the graph autograd keeps for it, `extra` how many bytes of its own it keeps. `view` marks an op whose result shares
-    its operand's memory.
-    """
-
-    macs: Count = _nothing
-    other: Count = _nothing
-    saves: Callable[[Node, Needs], Iterable[Value]] = _none
-    extra: Count = _nothing
-    view: bool = False
-
-
-RULES: dict[str, Rule] = {
-    "Conv2d": Rule(macs=_conv_macs, other=_conv_bias, saves=_operands("x")),
-    "BatchNorm2d": Rule(
-        other=_per_output(2),
-        saves=_operands("x"),
-        # Mean and inverse deviation of every channel, where they are those of the batch.
-        extra=lambda sized: 0 if sized.node.attrs["fixed"] else 2 * 4 * sized.outputs[0][1],
-    ),
-    "relu": Rule(other=_per_output(1), saves=_result),
-    "sigmoid": Rule(other=_per_output(4), saves=_result),
-    "add": Rule(other=_per_output(1)),
-    "mul": Rule(other=_per_output(1), saves=_factors),
-    "max_pool": Rule(
-        other=lambda sized: sized.made * sized.attr("kernel") ** 2,
-        saves=_operands("x"),
-        extra=_per_output(_BYTES["int64"]),
-    ),
-    "global_avg_pool": Rule(other=_per_input("x", 1)),
-    "global_max_pool": Rule(other=_per_input("x", 1), saves=_operands("x")),
-    "resize": Rule(other=_interpolation),
-    "upsample": Rule(other=_interpolation),
-    "crop": Rule(view=True),
-    "split": Rule(view=True),
-    "concat": Rule(),
-    "per_anchor": Rule(),
-    "gather_rows": Rule(),
-    "anchor_grid": Rule(other=_per_output(1)),
-    "assign_max_iou": Rule(other=_overlaps("anchors", "truth_boxes")),
-    "encode_delta": Rule(other=_per_output(6)),
-    "decode_delta": Rule(other=_per_output(8)),
-    # Five tensors of the logits' size and a mask.
-    "focal_loss": Rule(other=_per_input("logits", 20), extra=_per_input("logits", 5 * 4 + 1)),
-    # The difference, and a mask of the rows that count.
-    "l1_loss": Rule(other=_per_input("prediction", 3), extra=_masked(4)),
-    "smooth_l1_loss": Rule(
-        other=_per_input("prediction", 5), saves=_operands("prediction", "target"), extra=_masked(0)
-    ),
-    "select_top": Rule(other=_per_input("x", 1)),
-    "nms": Rule(other=_suppression),
-}
+__all__ = ["RULES", "TRUTH", "Component", "Cost", "Recomputation", "Summary", "costs", "owner", "summarise"]
 
 
 @dataclass(slots=True)
@@ -203,6 +41,23 @@ class Component:
     flops: int = 0
     activation_bytes: int = 0
     saved_bytes: int = 0
+    packed_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Recomputation:
+    """What computing tensors again in the backward pass, rather than keeping them, saves and costs.
+
+    `nodes` are computed again, at `flops` more operations, the part `flops_share` of the forward pass. The other
+    figures are those of the plain step, to compare with.
+    """
+
+    nodes: int
+    flops: int
+    flops_share: float
+    plain_saved_bytes: int
+    plain_packed_bytes: int
+    plain_peak_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,9 +65,15 @@ class Summary:
     """The costs of one view of a detector, for a batch of images of one size.
 
     `total` is the whole view; `components` are its parts down to the depth asked for, each before its own parts.
-    `weight_bytes` are those of parameters and buffers. `peak_bytes` is of inference; for a view that is trained,
-    `total.saved_bytes` is what the backward pass needs. `uncounted` says how often ops occur that `RULES` lacks: a
-    project's own, whose arithmetic and saved tensors are missing from the sums.
+    `weight_bytes` are those of parameters and buffers. `peak_bytes` is the largest sum of the bytes of all activations
+    alive at a time: of the train view in a step, forward and backward, with their gradients, of others in inference.
+
+    Of the train view, `total.saved_bytes` are those of the distinct storages of activations that autograd keeps, and
+    `total.packed_bytes` those of the activations in all calls of a hook on saved tensors. `saved_weight_bytes` and
+    `packed_weight_bytes` are the same of parameters and buffers. `recomputation` is there where some are recomputed.
+
+    `uncounted` says how often ops occur that `RULES` lacks: a project's own, whose arithmetic and saved tensors are
+    missing from the sums.
     """
 
     name: str
@@ -225,14 +86,27 @@ class Summary:
     components: tuple[Component, ...]
     weight_bytes: int
     peak_bytes: int
+    saved_weight_bytes: int = 0
+    packed_weight_bytes: int = 0
+    recomputation: Recomputation | None = None
     uncounted: Mapping[str, int] = field(default_factory=dict)
 
 
-def summarise(graph: Graph, view: str, height: int, width: int, batch: int = 1, depth: int = 2) -> Summary:
+def summarise(
+    graph: Graph,
+    view: str,
+    height: int,
+    width: int,
+    batch: int = 1,
+    depth: int = 2,
+    recomputed: Recomputed = NOTHING,
+    positives: int | None = None,
+) -> Summary:
     """The costs of `view` for `batch` images of `height` x `width` pixels, by components `depth` labels deep.
 
     The image is padded to the next multiple of the graph's size divisor first, as it is at run time. The train view is
-    counted for `TRUTH` objects in every image.
+    counted for `TRUTH` objects in every image, and for `positives` regions with a class, of those a second stage is
+    trained on: the most that there can be, if not given. `recomputed` is what its backward pass computes again.
     """
     divisor = graph.size_divisor
     height, width = (-(-size // divisor) * divisor for size in (height, width))
@@ -259,20 +133,21 @@ def summarise(graph: Graph, view: str, height: int, width: int, batch: int = 1, 
         if weight.tied is not None:
             continue
         size = prod(weight.shape)
-        weight_bytes += size * _BYTES[weight.dtype]
+        weight_bytes += size * BYTES[weight.dtype]
         if not weight.buffer:
             for row in rows(weight.key.rpartition(".")[0]):
                 row.parameters += size
                 row.trainable += size if weight.trainable else 0
 
-    memory = _Memory(part, batch, height, width)
-    for node in part.nodes:
-        cost = memory.cost(node)
+    memory = Memory(part, batch, height, width, positives)
+    weights = [kept for node in part.nodes for kept in memory.weights(node)]
+    for node, cost in zip(part.nodes, _costs(memory, recomputed), strict=True):
         for row in rows(owner(node)):
             row.macs += cost.macs
             row.flops += cost.flops
             row.activation_bytes += cost.activation_bytes
             row.saved_bytes += cost.saved_bytes
+            row.packed_bytes += cost.packed_bytes
     uncounted = Counter(node.op for node in part.nodes if node.op not in RULES)
     return Summary(
         name=graph.name,
@@ -284,7 +159,10 @@ def summarise(graph: Graph, view: str, height: int, width: int, batch: int = 1, 
         total=total,
         components=tuple(_in_tree_order(components)),
         weight_bytes=weight_bytes,
-        peak_bytes=memory.peak(),
+        peak_bytes=memory.step_peak(recomputed) if view == "train" else memory.peak(),
+        saved_weight_bytes=sum(dict(weights).values()),
+        packed_weight_bytes=sum(size for _, size in weights),
+        recomputation=None if recomputed == NOTHING else _recomputation(memory, recomputed),
         uncounted=uncounted,
     )
 
@@ -297,84 +175,54 @@ class Cost:
     flops: int
     activation_bytes: int
     saved_bytes: int
+    packed_bytes: int
 
 
 def costs(graph: Graph, height: int, width: int, batch: int = 1) -> dict[str, Cost]:
     """What each node costs, by name, for images of that size, which is a multiple of the graph's divisor."""
-    memory = _Memory(graph, batch, height, width)
-    return {node.name: memory.cost(node) for node in graph.nodes}
+    memory = Memory(graph, batch, height, width)
+    return {node.name: cost for node, cost in zip(graph.nodes, _costs(memory, NOTHING), strict=True)}
 
 
-class _Memory:
-    """Tensors of a graph at one batch and image size: their bytes, who shares them, and which take a gradient."""
+def _costs(memory: Memory, recomputed: Recomputed) -> Iterable[Cost]:
+    """What each node costs, in order: a tensor that several nodes keep counts for the first.
 
-    def __init__(self, graph: Graph, batch: int, height: int, width: int) -> None:
-        self.graph = graph
-        self.size = (batch, height, width, TRUTH)
-        self.bases: dict[Value, Value] = {}
-        self.gradient: set[str] = set()
-        self.saved: set[Value] = set()
-        for node in graph.nodes:
-            if node.op in RULES and RULES[node.op].view:
-                self.bases[Value(node.name)] = self.base(node.operands[0])
-            trained = any(
-                graph.weights[key].trainable and not graph.weights[key].buffer for key in node.weights.values()
-            )
-            if trained or any(map(self.needs_gradient, node.operands)):
-                self.gradient.add(node.name)
+    What is kept to compute something again counts for the node that does.
+    """
+    again, sources = memory.demands(recomputed)
+    known: set[Value] = set()
+    packed_sources: set[Value] = set()
+    for node in memory.order:
+        made = 0 if memory.rule(node).view else sum(map(memory.bytes, results(node)))
+        anew = node.name in recomputed.inside
+        kept = [] if anew else [value for value in memory.keeps(node) if value not in again]
+        packed = sum(map(memory.bytes, kept))
+        if anew or any(value in again for value in results(node)):
+            held = {value for value in memory.uses(node) if value in sources} - packed_sources
+            packed += sum(map(memory.bytes, held))
+            packed_sources |= held
+            kept += held
+        distinct = {memory.base(value) for value in kept} - known
+        known |= distinct
+        saved = sum(map(memory.bytes, distinct))
+        if not anew:
+            saved += memory.inside(node)
+            packed += memory.inside(node) + memory.repeats(node)
+        yield Cost(memory.macs(node), memory.flops(node), made, saved, packed)
 
-    def needs_gradient(self, value: Value) -> bool:
-        """Whether the backward pass reaches a value: something trained is behind it, and it is not a whole number."""
-        return value.node in self.gradient and self.graph.type_of(value).dtype.startswith(("float", "bfloat"))
 
-    def base(self, value: Value) -> Value:
-        """The value whose memory this one shares: itself, mostly."""
-        return self.bases.get(value, value)
-
-    def shape(self, value: Value) -> Shape:
-        return self.graph.type_of(value).at(*self.size)
-
-    def bytes(self, value: Value) -> int:
-        return prod(self.shape(value)) * _BYTES[self.graph.type_of(value).dtype]
-
-    def sized(self, node: Node) -> Sized:
-        operands = {port: tuple(map(self.shape, flatten(values))) for port, values in node.inputs}
-        return Sized(node, operands, tuple(self.shape(Value(node.name, i)) for i in range(len(node.types))))
-
-    def cost(self, node: Node) -> Cost:
-        """What a node costs. Asked in order: a tensor that several nodes keep counts for the first."""
-        sized = self.sized(node)
-        rule = RULES.get(node.op, Rule())
-        macs = rule.macs(sized)
-        made = 0 if rule.view else sum(self.bytes(Value(node.name, i)) for i in range(len(node.types)))
-        kept = 0
-        if self.needs_gradient(Value(node.name)):
-            keeps = {self.base(value) for value in rule.saves(node, self.needs_gradient)} - self.saved
-            kept = sum(map(self.bytes, keeps)) + rule.extra(sized)
-            self.saved |= keeps
-        return Cost(macs, 2 * macs + rule.other(sized), made, kept)
-
-    def peak(self) -> int:
-        """The most bytes alive at a time, when the nodes run in order and every tensor goes after its last use."""
-        order = list(self.graph.nodes)
-        kept = {Value(name) for name in self.graph.inputs}
-        for outputs in self.graph.views.values():
-            kept |= {self.base(value) for values in outputs.values() for value in flatten(values)}
-        last: dict[Value, int] = {}
-        for step, node in enumerate(order):
-            for value in (*node.operands, *(Value(node.name, i) for i in range(len(node.types)))):
-                last[self.base(value)] = step
-        ends: dict[int, list[Value]] = {}
-        for value, step in last.items():
-            if value not in kept:
-                ends.setdefault(step, []).append(value)
-        alive = peak = sum(self.bytes(Value(name)) for name in self.graph.inputs)
-        for step, node in enumerate(order):
-            made = {Value(node.name, i) for i in range(len(node.types))}
-            alive += sum(self.bytes(value) for value in made if self.base(value) == value)
-            peak = max(peak, alive)
-            alive -= sum(map(self.bytes, ends.get(step, ())))
-        return peak
+def _recomputation(memory: Memory, recomputed: Recomputed) -> Recomputation:
+    again, _ = memory.demands(recomputed)
+    plain = list(_costs(memory, NOTHING))
+    flops = memory.flops_again(recomputed)
+    return Recomputation(
+        nodes=len({value.node for value in again} | recomputed.inside),
+        flops=flops,
+        flops_share=flops / sum(cost.flops for cost in plain),
+        plain_saved_bytes=sum(cost.saved_bytes for cost in plain),
+        plain_packed_bytes=sum(cost.packed_bytes for cost in plain),
+        plain_peak_bytes=memory.step_peak(),
+    )
 
 
 def owner(node: Node) -> str:
