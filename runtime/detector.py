@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from detc.compiler.elaborate import Elaborated, elaborate
 from detc.compiler.graph import Graph, ViewName
+from detc.compiler.memory import NOTHING, Recomputed
 from detc.compiler.modules import Loader, Module, choose
 from detc.compiler.values import Record
 from detc.dsl.diagnostics import Diagnostic
@@ -97,12 +98,15 @@ class Detector:
             for d in self._module.detectors
         ]
 
-    def modules(self, *views: ViewName) -> dict[str, torch.fx.GraphModule]:
-        """The given views as modules that share their parameters, freshly initialised as the spec says."""
+    def modules(self, *views: ViewName, recomputed: Recomputed = NOTHING) -> dict[str, torch.fx.GraphModule]:
+        """The given views as modules that share their parameters, freshly initialised as the spec says.
+
+        `recomputed` is what the backward pass of the train view computes again; the pass `recompute` chooses it.
+        """
         from detc.compiler.emit.fx import emit
         from detc.runtime.plugins import kernels
 
-        return emit(self.graph, views, kernels())
+        return emit(self.graph, views, kernels(), recomputed)
 
     def module(self, view: ViewName = "forward") -> torch.fx.GraphModule:
         """One view as a module; its state dict has the keys of the published checkpoint."""

@@ -11,7 +11,9 @@ from typing import Any, Self
 import torch
 from torch import Tensor, fx, nn
 
+from detc.compiler.emit import recompute
 from detc.compiler.graph import Graph, Node, Value, Values, Weight
+from detc.compiler.memory import NOTHING, Backward, Recomputed
 from detc.dsl.catalogue.checkpoint import KERNEL_MISMATCH, KERNEL_MISSING, UNKNOWN_INITIALISER
 from detc.dsl.diagnostics import DiagnosticError, suggest
 from detc.dsl.source import Span
@@ -19,7 +21,9 @@ from detc.dsl.source import Span
 Kernels = Mapping[str, Callable[..., Any]]
 
 
-def emit(graph: Graph, views: Sequence[str], kernels: Kernels) -> dict[str, fx.GraphModule]:
+def emit(
+    graph: Graph, views: Sequence[str], kernels: Kernels, recomputed: Recomputed = NOTHING
+) -> dict[str, fx.GraphModule]:
     """The given views of a detector as modules that share their parameters.
 
     Modules stand at the weights' labels. The state dict of each view is that of the whole detector, in the graph's
@@ -31,12 +35,17 @@ def emit(graph: Graph, views: Sequence[str], kernels: Kernels) -> dict[str, fx.G
 
     Args:
         kernels: the arithmetic of each op; see `detc.runtime.kernels`.
+        recomputed: what the backward pass of the train view computes again.
 
     Raises:
         DiagnosticError: kernel-missing, kernel-mismatch or unknown-initialiser.
     """
     root = _modules(graph, kernels)
-    return {view: DetectorModule.of(root, _trace(graph.view(view), view, kernels), graph.name) for view in views}
+
+    def traced(view: str) -> fx.Graph:
+        return _trace(graph.view(view), view, kernels, recomputed if view == "train" else NOTHING)
+
+    return {view: DetectorModule.of(root, traced(view), graph.name) for view in views}
 
 
 class DetectorModule(fx.GraphModule):
@@ -225,7 +234,7 @@ def _initialised(weight: Weight, span: Span | None) -> Tensor:
 # ---- calls -----------------------------------------------------------------------------------------------------------
 
 
-def _trace(graph: Graph, view: str, kernels: Kernels) -> fx.Graph:
+def _trace(graph: Graph, view: str, kernels: Kernels, recomputed: Recomputed) -> fx.Graph:
     traced = fx.Graph()
     values: dict[Value, fx.Node] = {}
 
@@ -242,11 +251,17 @@ def _trace(graph: Graph, view: str, kernels: Kernels) -> fx.Graph:
         return lookup(operand) if isinstance(operand, Value) else [lookup(value) for value in operand]
 
     results: dict[str, fx.Node] = {}
+    recipes = _Recipes(traced, Backward(graph), recomputed, kernels, lookup)
     for name in graph.inputs:
         values[Value(name)] = traced.placeholder(name)
+    for name in graph.inputs:
+        recipes.keep(Value(name))
     for node in graph.nodes:
         arguments = tuple(several(operand) for _, operand in node.inputs)
-        if node.weights:
+        recipes.prepare(node)
+        if recipes.wanted(node):
+            call = recipes.call(node, arguments)
+        elif node.weights:
             call = traced.create_node("call_module", _path(node), arguments, name=node.name)
         else:
             call = traced.create_node(
@@ -257,12 +272,115 @@ def _trace(graph: Graph, view: str, kernels: Kernels) -> fx.Graph:
         results[node.name] = call
         if len(node.types) == 1:
             values[Value(node.name)] = call
+        for index in range(len(node.types)):
+            recipes.keep(Value(node.name, index))
     outputs: dict[str, Any] = {}
     for name, output in graph.views[view].items():
         outputs[name] = lookup(output) if isinstance(output, Value) else tuple(lookup(value) for value in output)
     traced.output(outputs)
     traced.lint()
     return traced
+
+
+class _Recipes:
+    """Writes what the backward pass computes again into a graph that is being traced: see `emit.recompute`."""
+
+    def __init__(
+        self,
+        traced: fx.Graph,
+        backward: Backward,
+        recomputed: Recomputed,
+        kernels: Kernels,
+        lookup: Callable[[Value], fx.Node],
+    ) -> None:
+        self.traced, self.backward, self.kernels, self.lookup = traced, backward, kernels, lookup
+        self.inside = recomputed.inside
+        self.again, self.sources = backward.demands(recomputed)
+        self.recipes: dict[Value, fx.Node] = {}
+        self.sizes: dict[Value, fx.Node] = {}
+        self.modules: dict[str, fx.Node] = {}
+
+    def keep(self, value: Value) -> None:
+        """Once a value is there: the recipe that keeps it, if others need it."""
+        if value in self.sources:
+            of = self.lookup(value)
+            self.recipes[value] = self._node(recompute.kept, (of,), {}, f"{of.name}_kept")
+
+    def prepare(self, node: Node) -> None:
+        """Before a node is called: the recipes of its results."""
+        results = [Value(node.name, index) for index in range(len(node.types))]
+        if any(value in self.again for value in results):
+            operands = (self._function(node), *self._operands(node))
+            attributes = {} if node.weights else dict(node.attrs)
+            whole = self._node(recompute.again, operands, attributes, f"{node.name}_again")
+            for value in results:
+                if len(results) == 1:
+                    self.recipes[value] = whole
+                elif value in self.again:
+                    name = f"{node.name}_again_{value.output}"
+                    self.recipes[value] = self._node(recompute.part, (whole, value.output), {}, name)
+
+    def wanted(self, node: Node) -> bool:
+        """Whether autograd is to keep recipes for a node."""
+        return node.name in self.inside or any(value in self.again for value in self.backward.keeps(node))
+
+    def call(self, node: Node, arguments: tuple[Any, ...]) -> fx.Node:
+        """The call of such a node."""
+        keeps = set(self.backward.keeps(node)) & self.again
+        options: dict[str, Any] = {}
+        if node.name in self.inside:
+            options = {"recipes": self._operands(node), "inside": True}
+        elif not keeps.isdisjoint(node.operands):
+            options["recipes"] = [
+                self._each(values, lambda value: self.recipes[value] if value in keeps else None)
+                for _, values in node.inputs
+            ]
+        if Value(node.name) in keeps:
+            options["result"] = self.recipes[Value(node.name)]
+        if not node.weights:
+            options["attributes"] = dict(node.attrs)
+        return self._node(recompute.call, (self._function(node), *arguments), options, node.name)
+
+    def _operands(self, node: Node) -> list[Any]:
+        sizes = self.backward.rule(node).sizes
+        return [self._each(v, self._size if port in sizes else self.recipes.__getitem__) for port, v in node.inputs]
+
+    @staticmethod
+    def _each(values: Values, change: Callable[[Value], fx.Node | None]) -> Any:
+        return change(values) if isinstance(values, Value) else [change(value) for value in values]
+
+    def _size(self, value: Value) -> fx.Node:
+        if value not in self.sizes:
+            of = self.lookup(value)
+            self.sizes[value] = self._node(recompute.size_of, (of,), {}, f"{of.name}_size")
+        return self.sizes[value]
+
+    def _function(self, node: Node) -> fx.Node | str:
+        if not node.weights:
+            return _named(node, _kernel(node, self.kernels))
+        path = _path(node)
+        if path not in self.modules:
+            self.modules[path] = self.traced.create_node("get_attr", path, name=f"{path}.module")
+        return self.modules[path]
+
+    def _node(self, target: Any, arguments: tuple[Any, ...], options: dict[str, Any], name: str) -> fx.Node:
+        made = self.traced.create_node("call_function", target, arguments, options, name=name)
+        made.meta["is_wrapped"] = True
+        return made
+
+
+def _named(node: Node, kernel: Callable[..., Any]) -> str:
+    """A kernel's name, by which code in text can refer to it."""
+    name = f"{getattr(kernel, '__module__', None) or 'torch'}:{getattr(kernel, '__name__', '')}"
+    try:
+        found = recompute.function(name)
+    except (ImportError, AttributeError, ValueError):
+        found = None
+    if found is not kernel:
+        raise DiagnosticError(
+            KERNEL_MISMATCH.at(_span(node), f"the kernel of {node.op} has no name under which {name} can be imported")
+        )
+    return name
 
 
 def _is_torchs(target: Any) -> bool:

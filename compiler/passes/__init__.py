@@ -1,4 +1,4 @@
-"""Passes: rewrites of a graph and its weights that keep what it computes.
+"""Passes: rewrites of a graph and its weights that keep what it computes, and `recompute`, which chooses for training.
 
 A pass is a frozen dataclass in a module of this folder, with a kebab-case `name`; its fields are its options. Adding
 one is adding a file: `discover` finds it.
