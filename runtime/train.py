@@ -19,6 +19,7 @@ import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
 
+from detc.compiler.memory import NOTHING, Recomputed
 from detc.dsl.catalogue.data import CLASSES_MISMATCH, NO_OBJECTS
 from detc.dsl.catalogue.running import BAD_OPTION, CANNOT_RESUME, NO_SETTINGS, OUT_OF_MEMORY, PRETRAINED_MISSING
 from detc.dsl.diagnostics import Diagnostic, DiagnosticError
@@ -53,6 +54,7 @@ class TrainOptions:
     seed: int = 0
     workers: int = 2
     partial: bool = False
+    recomputed: Recomputed = NOTHING
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ def train(detector: Detector, options: TrainOptions, tell: Callable[[Iterable[Di
         console.print(f"{len(dataset.images) - len(images)} training images without an object are not trained on")
 
     torch.manual_seed(options.seed)
-    views = detector.modules("train", "predict")
+    views = detector.modules("train", "predict", recomputed=options.recomputed)
     if not options.resume:
         tell(_load_start(detector, views, options))
     run = _open_run(detector, settings, root, options)
@@ -150,7 +152,7 @@ def train(detector: Detector, options: TrainOptions, tell: Callable[[Iterable[Di
             if "out of memory" not in str(error) and "can't allocate memory" not in str(error):
                 raise
             summary = f"there is too little memory for steps of {settings.batch} images"
-            hint = "--batch takes fewer, and the learning rate follows; smaller images help as well"
+            hint = "--remat keeps less; --batch takes fewer, and the learning rate follows; smaller images help as well"
             raise DiagnosticError(OUT_OF_MEMORY.at(None, summary, detail=hint)) from None
     run.draw_curves(detector.name)
     return Trained(run, saving.metric, saving.best, interrupted=False)

@@ -48,6 +48,32 @@ def test_summary_as_json_grows_with_the_batch(detc: Command) -> None:
     assert two["total"]["saved_bytes"] > 1.9 * one["total"]["saved_bytes"]
 
 
+def test_summary_says_what_training_keeps_and_what_it_computes_again(detc: Command) -> None:
+    command = ("summary", FPN, "--view", "train", "--size", "256x256", "--remat", "--remat-budget", "0.05")
+    found = json.loads(detc(*command, "--format", "json")[1])
+    again = found["recomputation"]
+    assert 0 < again["flops_share"] <= 0.05
+    assert found["total"]["saved_bytes"] < again["plain_saved_bytes"] < again["plain_packed_bytes"]
+    assert found["saved_weight_bytes"] < found["packed_weight_bytes"]
+    status, out, _ = detc(*command)
+    assert status == 0
+    assert f"{found['total']['saved_bytes'] / 2**20:,.1f} MiB in distinct storages" in out
+    assert f"computed again: {again['nodes']} nodes, {100 * again['flops_share']:.1f} %" in out.replace("\n", " ")
+
+
+@pytest.mark.parametrize("words", [("summary", FPN, "--remat"), ("compile", FPN, "--emit", "fx", "--remat")])
+def test_remat_is_refused_where_nothing_is_trained(detc: Command, words: tuple[str, ...]) -> None:
+    status, _, err = detc(*words)
+    assert status == 2
+    assert "--view train" in err
+
+
+def test_compile_shows_what_is_computed_again(detc: Command) -> None:
+    status, out, _ = detc("compile", FPN, "--emit", "fx", "--view", "train", "--remat", "--remat-budget", "0.01")
+    assert status == 0
+    assert "relu_again = detc_compiler_emit_recompute_again('torch:relu'" in out
+
+
 @pytest.mark.parametrize("size", ["640", "0x5", "axb", "640x640x3"])
 def test_summary_refuses_a_size_that_is_none(detc: Command, size: str) -> None:
     status, _, err = detc("summary", FPN, "--size", size)

@@ -6,9 +6,14 @@ import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from detc.dsl.diagnostics import Diagnostic
 from detc.dsl.render import to_text
+
+if TYPE_CHECKING:
+    from detc.compiler.memory import Recomputed
+    from detc.runtime.detector import Detector
 
 
 def split_spec(spec: str) -> tuple[Path, str | None]:
@@ -17,6 +22,18 @@ def split_spec(spec: str) -> tuple[Path, str | None]:
     if colon and path and "/" not in name and "\\" not in name:
         return Path(path), name
     return Path(spec), None
+
+
+REMAT = "Compute part of what the backward pass needs again, rather than keeping it."
+REMAT_BUDGET = "What that may cost, as a part of the forward pass's FLOPs."
+
+
+def recomputed(detector: Detector, remat: bool, budget: float, height: int = 640, width: int = 640) -> Recomputed:
+    """What the backward pass of a detector computes again, with the options --remat and --remat-budget."""
+    from detc.compiler.memory import NOTHING
+    from detc.compiler.passes.recompute import Recompute
+
+    return Recompute(budget, height, width).run(detector.graph) if remat else NOTHING
 
 
 def report(diagnostics: Iterable[Diagnostic]) -> None:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from detc.cli.common import REMAT, REMAT_BUDGET, choice, recomputed, report, split_spec
+
 if TYPE_CHECKING:
     from detc.runtime.detector import Detector
 
@@ -19,6 +21,8 @@ def compile_spec(
     emit: Annotated[list[str] | None, typer.Option(help="graph, json, fx, svg or html; may be repeated.")] = None,
     view: Annotated[str | None, typer.Option(help="forward, train or predict; all where it makes sense.")] = None,
     output: Annotated[Path | None, typer.Option(help="A file, or with several --emit a folder; else printed.")] = None,
+    remat: Annotated[bool, typer.Option("--remat", help=f"Of fx and the train view. {REMAT}")] = False,
+    remat_budget: Annotated[float, typer.Option(min=0, help=REMAT_BUDGET)] = 0.15,
     import_root: Annotated[list[Path] | None, typer.Option(help="A folder that specs may import from.")] = None,
 ) -> None:
     """Compile a detector: elaborate, verify and infer, and write what --emit asks for.
@@ -26,7 +30,6 @@ def compile_spec(
     Example: detc compile specs/fpg.det --emit fx --output fpg.py
     """
     import detc
-    from detc.cli.common import choice, report, split_spec
     from detc.compiler.graph import VIEWS
     from detc.runtime.files import write_text
 
@@ -35,6 +38,8 @@ def compile_spec(
         choice("--emit", target, tuple(EMITTERS))
     if view is not None:
         choice("--view", view, VIEWS)
+    if remat and (wanted != ["fx"] or view != "train"):
+        raise typer.BadParameter("--remat is of training with torch: it takes --emit fx --view train")
     path, name = split_spec(spec)
     roots = tuple(import_root or ())
     detector = detc.load(path, name, roots)
@@ -49,7 +54,7 @@ def compile_spec(
         file=sys.stderr,
     )
     for target in wanted:
-        text = EMITTERS[target](detector, view)
+        text = _fx(detector, view, remat, remat_budget) if target == "fx" else EMITTERS[target](detector, view)
         if output is None:
             print(text)
         else:
@@ -90,9 +95,10 @@ def _json(detector: Detector, view: str | None) -> str:
     return content if isinstance(content, str) else json.dumps(content, indent=1)
 
 
-def _fx(detector: Detector, view: str | None) -> str:
-    module = detector.module(view or "forward")  # type: ignore[arg-type]
-    return f"# {detector.name}, the {view or 'forward'} view, as torch.fx has it.\n{module.code}"
+def _fx(detector: Detector, view: str | None, remat: bool = False, budget: float = 0.0) -> str:
+    view = view or "forward"
+    module = detector.modules(view, recomputed=recomputed(detector, remat, budget))[view]  # type: ignore[arg-type]
+    return f"# {detector.name}, the {view} view, as torch.fx has it.\n{module.code}"
 
 
 def _svg(detector: Detector, view: str | None) -> str:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from detc.cli.common import report, split_spec
+from detc.cli.common import REMAT, REMAT_BUDGET, recomputed, report, split_spec
 
 
 def train(
@@ -23,15 +23,31 @@ def train(
     resume: Annotated[bool, typer.Option(help="Continue the run in the folder.")] = False,
     seed: Annotated[int, typer.Option(help="Decides the first weights, the order of images, every transform.")] = 0,
     workers: Annotated[int, typer.Option(help="Processes that load images.")] = 2,
+    remat: Annotated[bool, typer.Option("--remat", help=REMAT)] = False,
+    remat_budget: Annotated[float, typer.Option(min=0, help=REMAT_BUDGET)] = 0.15,
 ) -> None:
-    """Train a detector on the data and with the schedule of its spec."""
+    """Train a detector on the data and with the schedule of its spec.
+
+    Example: detc train specs/fpg.det --data coco --pretrained resnet50.pth --remat
+    """
     import detc
     from detc.runtime.train import TrainOptions
     from detc.runtime.train import train as run_training
 
     detector = detc.load(*split_spec(spec))
     options = TrainOptions(
-        data, epochs, batch, weights, pretrained, from_scratch, output, resume, seed, workers, partial
+        data,
+        epochs,
+        batch,
+        weights,
+        pretrained,
+        from_scratch,
+        output,
+        resume,
+        seed,
+        workers,
+        partial,
+        recomputed(detector, remat, remat_budget),
     )
     done = run_training(detector, options, report)
     if done.interrupted:
