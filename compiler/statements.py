@@ -110,6 +110,7 @@ class Statements(Evaluator):
                 result = _STATEMENTS[type(statement)](self, frame, statement)
                 if result is not GOES_ON:
                     return result
+                continue
             except DiagnosticError as error:
                 self.report(error, frame.call)
                 if len(self.diagnostics) >= 50 or any(d.kind is types.TOO_LARGE for d in error.diagnostics):
@@ -117,7 +118,8 @@ class Statements(Evaluator):
                 self._poison(frame, statement)
             except Poisoned:
                 self._poison(frame, statement)
-            if isinstance(statement, t.Return):
+            if isinstance(statement, t.Return | t.Require):
+                # What follows stands on what is required.
                 return POISON
         return GOES_ON
 

@@ -10,7 +10,14 @@ from typing import Annotated, Any
 import typer
 
 # The columns of the table, in this order; other figures follow.
-FIGURES = {"box_ap": "box AP", "mask_ap": "mask AP", "ar_1000": "AR1000", "ap50": "AP50", "memory_gb": "memory (GB)", "fps": "fps"}
+FIGURES = {
+    "box_ap": "box AP",
+    "mask_ap": "mask AP",
+    "ar_1000": "AR1000",
+    "ap50": "AP50",
+    "memory_gb": "memory (GB)",
+    "fps": "fps",
+}
 
 
 def zoo(
