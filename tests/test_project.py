@@ -68,14 +68,24 @@ def blocks(language: str) -> list[str]:
 
 
 def test_the_readmes_detectors_compile(tmp_path: Path) -> None:
-    excerpt, spec = blocks("det")
+    excerpt, row, spec = blocks("det")
     _, cell = excerpt.split("\n\n", maxsplit=1)
     assert cell in (ROOT / "specs/lib/necks.det").read_text()
+    assert row.removesuffix("}\n") in (ROOT / "specs/fpg.det").read_text()
     (tmp_path / "mine.det").write_text(spec)
     detector = detc.load(tmp_path / "mine.det", "mine")
     assert set(detector.graph.views) == {"forward", "train", "predict"}
     light = detc.load(tmp_path / "mine.det", "mine_light")
     assert light.graph["neck.fpn_convs.0.conv"].type.channels == 128
+
+
+def test_the_readmes_diff_is_what_detc_prints() -> None:
+    printed = next(text for text in blocks("text") if "checkpoint of the first" in text)
+    rows = [f"specs/fpg.det:faster_rcnn_r50_{neck}_crop640_50e" for neck in ("fpn", "fpg")]
+    done = subprocess.run(
+        [sys.executable, "-m", "detc", "diff", *rows], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.stdout == printed
 
 
 def test_the_readmes_python_runs() -> None:
