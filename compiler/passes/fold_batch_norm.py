@@ -82,7 +82,7 @@ def _foldable(graph: Graph) -> dict[str, tuple[Node, Node]]:
         if source not in graph or source in shown:
             continue
         conv = graph[source]
-        if conv.op == "Conv2d" and graph.users(source) == [norm]:
+        if conv.op == "Conv2d" and not conv.attrs.get("standardize") and graph.users(source) == [norm]:
             pairs[norm.name] = (conv, norm)
     return pairs
 

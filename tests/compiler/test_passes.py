@@ -7,6 +7,7 @@ from small_graphs import Small, evaluate, retinanet
 from detc.compiler.graph import Graph, Value
 from detc.compiler.passes import apply, discover
 from detc.compiler.passes.fold_batch_norm import FoldBatchNorm
+from detc.compiler.passes.fold_standardization import FoldStandardization
 
 
 def values_of(graph: Graph, weights, small: Small):
@@ -113,3 +114,35 @@ def test_a_whole_detector_keeps_its_boxes() -> None:
     values = values_of(result, weights, small)
     for name, expected in small.expected(graph).items():
         np.testing.assert_allclose(values[result.views["predict"][name]], expected, atol=1e-3)
+
+
+def standardized(small: Small, *results: Value):
+    graph = small.graph(boxes=results)
+    return apply([FoldStandardization(), FoldBatchNorm()], graph, small.arrays)
+
+
+def test_standardised_weights_are_folded_and_then_the_norm() -> None:
+    small = Small()
+    y = small.norm(small.conv(Value("image"), 8, 3, label="c", standardize=True))
+    graph, weights = standardized(small, y)
+    assert ops(graph) == ["Conv2d"]
+    assert set(weights) == {"c.weight", "c.bias"}
+    np.testing.assert_allclose(values_of(graph, weights, small)[y], small.values[y], atol=2e-5)
+
+
+def test_a_norm_is_not_folded_into_a_weight_that_is_still_to_be_standardised() -> None:
+    small = Small()
+    y = small.norm(small.conv(Value("image"), 8, 3, standardize=True))
+    original, graph, _ = folded(small, y)
+    assert ops(graph) == ops(original)
+
+
+def test_a_weight_that_is_also_used_as_it_is_stays() -> None:
+    small = Small()
+    a = small.conv(Value("image"), 8, 3, label="c", standardize=True)
+    b = small.conv(Value("image"), 8, 3, label="c")
+    graph, weights = standardized(small, a, b)
+    assert set(weights) == {"c.weight", "c.bias", "c.standardized.weight"}
+    values = values_of(graph, weights, small)
+    for value in (a, b):
+        np.testing.assert_allclose(values[value], small.values[value], atol=2e-5)
