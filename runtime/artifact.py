@@ -4,7 +4,7 @@
 
     detector = Artifact.load("model.detc")
     found = detector(image)                   # (N, 3, H, W) float32, normalised as detector.manifest["preprocessing"]
-    says found["boxes"], found["scores"], found["classes"]
+    says found["boxes"], found["scores"], found["classes"]      # and found["masks"], of a detector that finds them
 
 A `.detc` file is a zip archive without compression. `manifest.json` says what is in it (see
 `detc.runtime.export.manifest`), with the SHA-256 of every other member: `model.onnx`, or `kernels.so` and
@@ -43,7 +43,6 @@ if TYPE_CHECKING:
     from detc.runtime.predict import Predictor
 
 FORMAT = 1
-OUTPUTS = ("boxes", "scores", "classes")
 
 _MANIFEST = "manifest.json"
 # Of DLPack: what a device is called in a virtual machine's set-up, and its pooled allocator.
@@ -55,8 +54,8 @@ _EXISTS = 0
 class Engine(Protocol):
     """Runs a compiled detector."""
 
-    def __call__(self, image: np.ndarray) -> dict[str, np.ndarray]:
-        """Boxes, scores and classes of a whole batch."""
+    def __call__(self, **inputs: np.ndarray) -> dict[str, np.ndarray]:
+        """What is found in a whole batch. The inputs come in the order in which the manifest has them."""
         ...
 
 
@@ -68,9 +67,10 @@ class OnnxEngine:
 
         self._session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
         self._names = [output.name for output in self._session.get_outputs()]
+        self.inputs = [given.name for given in self._session.get_inputs()]
 
-    def __call__(self, image: np.ndarray) -> dict[str, np.ndarray]:
-        return self.run({"image": image})
+    def __call__(self, **inputs: np.ndarray) -> dict[str, np.ndarray]:
+        return self.run(inputs)
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """All outputs for the given inputs."""
@@ -80,7 +80,7 @@ class OnnxEngine:
 class TvmEngine:
     """Kernels under TVM's virtual machine: needs the runtime's libraries alone.
 
-    `functions` names the arrays that each function of the library takes after its inputs.
+    `functions` names the arrays that each function of the library takes after its inputs, `outputs` what `main` gives.
     """
 
     def __init__(
@@ -88,6 +88,7 @@ class TvmEngine:
         library: bytes,
         parameters: Mapping[str, np.ndarray],
         functions: Mapping[str, Sequence[str]],
+        outputs: Sequence[str],
         target: str,
     ) -> None:
         ffi = _tvm_runtime(target)
@@ -101,11 +102,12 @@ class TvmEngine:
         host = (_CPU, 0, _POOLED)
         self._machine["vm_initialization"](*((_CUDA, 0, _POOLED, *host) if target == "cuda" else host))
         self._ffi = ffi
+        self._outputs = tuple(outputs)
         tensors = {name: self._put(array) for name, array in parameters.items()}
         self._arguments = {name: [tensors[key] for key in keys] for name, keys in functions.items()}
 
-    def __call__(self, image: np.ndarray) -> dict[str, np.ndarray]:
-        return dict(zip(OUTPUTS, self.call("main", image), strict=True))
+    def __call__(self, **inputs: np.ndarray) -> dict[str, np.ndarray]:
+        return dict(zip(self._outputs, self.call("main", *inputs.values()), strict=True))
 
     def call(self, function: str, *inputs: np.ndarray) -> list[np.ndarray]:
         """The results of one of the library's functions."""
@@ -154,8 +156,9 @@ class Artifact:
     def __call__(self, image: np.ndarray) -> dict[str, np.ndarray]:
         """What is found in images (n, 3, H, W) float32, normalised; n may be less than the artifact's batch N.
 
-        Returns `boxes` (n, K, 4) float32 in pixels as x1, y1, x2, y2, `scores` (n, K) float32 and `classes` (n, K)
-        int64, sorted by score; absent ones have score 0 and class -1.
+        Returns `boxes` (n, K, 4) float32 in pixels as x1, y1, x2, y2, `scores` (n, K) float32, of a detector that tells
+        classes apart `classes` (n, K) int64, and of one that finds masks `masks` (n, K, h, w) float32, the probability
+        of the object in h x w cells of its box; sorted by score. Absent ones have score 0 and class -1.
 
         Raises:
             DiagnosticError: wrong-artifact-input.
@@ -169,7 +172,7 @@ class Artifact:
         count = len(image)
         if count < n:
             image = np.concatenate([image, np.zeros((n - count, *rest), np.float32)])
-        return {name: value[:count] for name, value in self._engine(image).items()}
+        return {name: value[:count] for name, value in self._engine(image=image).items()}
 
     def predictor(self) -> Predictor:
         """This detector with what belongs before and after it: pictures in, boxes in their pixels out.
@@ -182,10 +185,11 @@ class Artifact:
 
         _, _, height, width = self.image_shape
         fields = {k: v for k, v in self.manifest["preprocessing"]["normalize"].items() if k != "record"}
+        tells_apart = any(output["name"] == "classes" for output in self.manifest["outputs"])
         return Predictor(
             self,
             Preprocess(Resize((width, height)), Normalize(**fields), 1, fixed=(width, height)),
-            tuple(self.classes),
+            tuple(self.classes) if tells_apart else ("object",),
         )
 
     @classmethod
@@ -204,7 +208,8 @@ class Artifact:
         from safetensors.numpy import load
 
         parameters = load(members["weights.safetensors"])
-        return cls(manifest, TvmEngine(members["kernels.so"], parameters, manifest["functions"], target))
+        outputs = [output["name"] for output in manifest["outputs"]]
+        return cls(manifest, TvmEngine(members["kernels.so"], parameters, manifest["functions"], outputs, target))
 
 
 def write(path: Path, manifest: Mapping[str, Any], members: Mapping[str, bytes]) -> None:

@@ -14,9 +14,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from detc.compiler.emit.static import OUTPUTS, heads
+from detc.compiler.emit.static import Static, parts
 from detc.compiler.passes import apply
 from detc.compiler.passes.fold_batch_norm import FoldBatchNorm
+from detc.compiler.passes.fold_standardization import FoldStandardization
 from detc.dsl.catalogue.export import EXPORT_DISAGREES
 from detc.dsl.catalogue.running import CANNOT_WRITE
 from detc.dsl.diagnostics import DiagnosticError
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
-    from detc.compiler.graph import Graph
+    from detc.compiler.graph import Graph, Value
     from detc.runtime.detector import Detector
 
 Target = Literal["onnx", "llvm", "cuda"]
@@ -60,22 +61,20 @@ def export(
     _require_place(output)
     state = {key: value.detach().cpu().numpy() for key, value in module.state_dict().items()}
     original = detector.graph.view("predict")
-    step("folding batch norms")
-    graph, weights = apply([FoldBatchNorm()], original, {key: state[key] for key in original.weights})
+    step("folding norms")
+    folds = [FoldStandardization(), FoldBatchNorm()]
+    graph, weights = apply(folds, original, {key: state[key] for key in original.weights})
     size = {"batch": batch, "height": height, "width": width}
     candidate: Candidate | None
     if target == "onnx":
-        from detc.compiler.emit.onnx import drop_outputs, emit, emit_detect
+        from detc.compiler.emit.onnx import emit
 
         step("writing the ONNX model")
-        inner = heads(graph)
-        model = emit(graph, weights, batch=batch, height=height, width=width, also=inner)
-        whole = model.SerializeToString()
-        drop_outputs(model, len(inner))
+        model = emit(graph, weights, **size)
         members = {"model.onnx": model.SerializeToString()}
         extra: dict[str, Any] = {"arch": None}
-        detect = emit_detect(graph, weights, **size).SerializeToString()
-        candidate = OnnxCandidate(members["model.onnx"], whole, detect)
+        alone = [emit(part.graph, weights, **size).SerializeToString() for part in parts(graph)]
+        candidate = OnnxCandidate(members["model.onnx"], alone)
     else:
         from detc.compiler.emit.tvm.build import build_cuda, build_llvm
 
@@ -93,7 +92,7 @@ def export(
             "functions": kernels.functions,
         }
         lacking = missing_features(kernels.features)
-        candidate = None if target == "cuda" or lacking else TvmCandidate(kernels)
+        candidate = None if target == "cuda" or lacking else TvmCandidate(kernels, graph)
         reason = "no GPU" if target == "cuda" else f"this processor lacks {', '.join(lacking)}"
     if candidate is None:
         verification = Verification("not run", reason)
@@ -125,12 +124,13 @@ def _require_place(output: Path) -> None:
 
 def manifest(detector: Detector, graph: Graph, target: Target, size: Mapping[str, int]) -> dict[str, Any]:
     """What an artifact says of itself, but for what the target adds."""
-    predict = graph.views["predict"]
-    shape = (size["batch"], size["height"], size["width"])
+    static = Static(graph, size["batch"], size["height"], size["width"])
 
-    def described(name: str, value: Any) -> dict[str, Any]:
-        kind = graph.inputs[name] if name in graph.inputs else graph.type_of(value)
-        return {"name": name, "shape": kind.at(*shape), "dtype": kind.dtype}
+    def described(values: Mapping[str, Value]) -> list[dict[str, Any]]:
+        return [
+            {"name": name, "shape": static.shape(value), "dtype": graph.type_of(value).dtype}
+            for name, value in values.items()
+        ]
 
     data = detector.data.as_json() if detector.data is not None else {}
     return {
@@ -143,8 +143,8 @@ def manifest(detector: Detector, graph: Graph, target: Target, size: Mapping[str
             "sha256": hashlib.sha256(detector.source.encode()).hexdigest(),
             "hash": detector.hash,
         },
-        "inputs": [described("image", None)],
-        "outputs": [described(name, predict[name]) for name in OUTPUTS],
+        "inputs": described(static.inputs),
+        "outputs": described(static.outputs),
         "preprocessing": {name: data.get(name) for name in ("resize", "normalize", "pad")},
         "versions": _versions(target),
     }

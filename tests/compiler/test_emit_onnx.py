@@ -4,28 +4,30 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from small_graphs import Small, retinanet
+from small_graphs import Small, mask_rcnn, region_values, retinanet
 
-from detc.compiler.emit.onnx import drop_outputs, emit, emit_detect
-from detc.compiler.emit.static import heads
+from detc.compiler.emit.onnx import emit
+from detc.compiler.emit.static import label, parts
 from detc.compiler.graph import Graph, Node, Value
 from detc.compiler.passes import apply
 from detc.compiler.passes.fold_batch_norm import FoldBatchNorm
+from detc.compiler.passes.fold_standardization import FoldStandardization
 from detc.dsl.diagnostics import DiagnosticError
 from detc.dsl.source import Source, Span
 
 
-def run(model: onnx.ModelProto, image: np.ndarray) -> dict[str, np.ndarray]:
+def run(model: onnx.ModelProto, *image: np.ndarray, **others: np.ndarray) -> dict[str, np.ndarray]:
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
-    return dict(zip(names, session.run(names, {"image": image}), strict=True))
+    feeds = {**others, **({"image": image[0]} if image else {})}
+    taken = {given.name for given in session.get_inputs()}
+    return dict(zip(names, session.run(names, {k: v for k, v in feeds.items() if k in taken}), strict=True))
 
 
 def value_of(small: Small, value: Value) -> np.ndarray:
     """One value of a small graph, by ONNX Runtime."""
-    graph = small.graph(boxes=value, scores=value, classes=value)
     n, _, h, w = small.image.shape
-    return run(emit(graph, small.arrays, batch=n, height=h, width=w), small.image.numpy())["boxes"]
+    return run(emit(small.graph(y=value), small.arrays, batch=n, height=h, width=w), small.image.numpy())["y"]
 
 
 @pytest.mark.parametrize("batch", [1, 2])
@@ -98,29 +100,51 @@ def test_nms_keeps_the_best_of_each_class_in_order_and_fills_up(height: int, iou
         np.testing.assert_allclose(outputs[name], value, atol=1e-6, err_msg=name)
 
 
-def test_inner_values_can_be_returned_too_and_be_taken_back() -> None:
-    small, graph = retinanet()
-    inner = heads(graph)
-    model = emit(graph, small.arrays, batch=1, height=64, width=96, also=inner)
-    outputs = run(model, small.image.numpy())
-    for name, value in inner.items():
-        np.testing.assert_allclose(outputs[name], small.values[value].numpy(), atol=1e-5)
-    drop_outputs(model, len(inner))
-    onnx.checker.check_model(model, full_check=True)
-    assert model == emit(graph, small.arrays, batch=1, height=64, width=96)
-
-
-def test_post_processing_alone() -> None:
-    small, graph = retinanet()
-    results = {name: small.values[value].numpy() for name, value in heads(graph).items()}
-    model = emit_detect(graph, small.arrays, batch=1, height=64, width=96)
-    assert {node.op_type for node in model.graph.node}.isdisjoint({"Conv", "Sigmoid"})
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    boxes, scores, classes = session.run(None, results)
+@pytest.mark.parametrize(("batch", "agnostic"), [(1, False), (2, True)])
+def test_a_detector_of_two_stages_gives_the_same_boxes_and_masks(batch: int, agnostic: bool) -> None:
+    small, graph = mask_rcnn(batch=batch, agnostic=agnostic)
     expected = small.expected(graph)
-    np.testing.assert_array_equal(classes, expected["classes"])
-    np.testing.assert_allclose(scores, expected["scores"], atol=1e-6)
-    np.testing.assert_allclose(boxes, expected["boxes"], atol=1e-3)
+    graph, weights = apply([FoldStandardization(), FoldBatchNorm()], graph, small.arrays)
+    outputs = run(emit(graph, weights, batch=batch, height=64, width=96), small.image.numpy())
+    assert list(outputs) == ["boxes", "scores", "classes", "masks"]
+    assert 10 * batch <= (expected["classes"] >= 0).sum() < 20 * batch, "the case is to have detections and absent ones"
+    np.testing.assert_array_equal(outputs["classes"], expected["classes"])
+    np.testing.assert_allclose(outputs["scores"], expected["scores"], atol=1e-5)
+    np.testing.assert_allclose(outputs["boxes"], expected["boxes"], atol=1e-3)
+    np.testing.assert_allclose(outputs["masks"], expected["masks"], atol=1e-4)
+
+
+def test_ops_of_regions() -> None:
+    small = Small(50, 70, batch=2)
+    values = region_values(small)
+    graph, weights = apply([FoldStandardization()], small.graph(**values), small.arrays)
+    outputs = run(emit(graph, weights, batch=2, height=50, width=70), **small.feeds)
+    for name, value in values.items():
+        expected = small.values[value].numpy()
+        np.testing.assert_allclose(outputs[name], expected, atol=1e-5 * max(1, np.abs(expected).max()), err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("make", "kinds"), [(retinanet, [False, True]), (mask_rcnn, [False, True, False, True, False])]
+)
+def test_each_part_alone(make, kinds: list[bool]) -> None:
+    small, graph = make()
+    graph, weights = apply([FoldStandardization()], graph, small.arrays)
+    found = parts(graph)
+    assert [part.chooses for part in found] == kinds, "networks and choices by turns"
+    outputs = {}
+    for part in found:
+        model = emit(part.graph, weights, batch=1, height=64, width=96)
+        if part.chooses:
+            assert {node.op_type for node in model.graph.node}.isdisjoint({"Conv", "Sigmoid", "Gemm", "RoiAlign"})
+        given = zip(part.graph.inputs, part.given, strict=True)
+        outputs |= run(model, **{name: small.values[value].numpy() for name, value in given})
+        for value in part.results:
+            np.testing.assert_allclose(
+                outputs[label(value)], small.values[value].numpy(), atol=1e-3, err_msg=str(value)
+            )
+    for value in graph.views["predict"].values():
+        assert label(value) in outputs
 
 
 def test_nms_of_nothing() -> None:

@@ -1,29 +1,36 @@
 """TVM kernels against a plain torch evaluation of the same graph: run on this processor, built for CUDA."""
 
+import ctypes
 import shutil
 import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import tvm
-from small_graphs import Small, evaluate, retinanet
+from small_graphs import Small, evaluate, mask_rcnn, region_values, retinanet
 
-from detc.compiler.emit.tvm import build, cpu, cuda, suppress
+from detc.compiler.emit.tvm import build, cpu, cuda, regions, suppress
 from detc.compiler.emit.tvm.build import Kernels, build_cuda, build_llvm
 from detc.compiler.emit.tvm.cpu import Cpu, Registers
 from detc.compiler.emit.tvm.module import program
 from detc.compiler.graph import Graph, Node, Value
 from detc.compiler.passes import apply
 from detc.compiler.passes.fold_batch_norm import FoldBatchNorm
+from detc.compiler.passes.fold_standardization import FoldStandardization
 from detc.dsl.diagnostics import DiagnosticError
 from detc.runtime.artifact import TvmEngine
 
 AVX2 = "haswell"
 
 
-def run(kernels: Kernels, image: np.ndarray) -> dict[str, np.ndarray]:
-    return TvmEngine(kernels.library, kernels.parameters, kernels.functions, kernels.target)(image)
+def engine(kernels: Kernels) -> TvmEngine:
+    return TvmEngine(kernels.library, kernels.parameters, kernels.functions, kernels.outputs, kernels.target)
+
+
+def run(kernels: Kernels, *inputs: np.ndarray) -> dict[str, np.ndarray]:
+    return dict(zip(kernels.outputs, engine(kernels).call("main", *inputs), strict=True))
 
 
 def agree(small: Small, graph: Graph, arch: str | None = None, tolerance: float = 1e-5) -> None:
@@ -154,6 +161,30 @@ def test_nms_of_nothing() -> None:
     assert not outputs["boxes"].any()
 
 
+@pytest.mark.parametrize(("batch", "agnostic"), [(1, False), (2, True)])
+def test_a_detector_of_two_stages_gives_the_same_boxes_and_masks(batch: int, agnostic: bool) -> None:
+    small, graph = mask_rcnn(batch=batch, agnostic=agnostic)
+    expected = small.expected(graph)
+    graph, weights = apply([FoldStandardization(), FoldBatchNorm()], graph, small.arrays)
+    outputs = run(build_llvm(graph, weights, batch=batch, height=64, width=96), small.image.numpy())
+    assert list(outputs) == ["boxes", "scores", "classes", "masks"]
+    np.testing.assert_array_equal(outputs["classes"], expected["classes"])
+    np.testing.assert_allclose(outputs["scores"], expected["scores"], atol=1e-5)
+    np.testing.assert_allclose(outputs["boxes"], expected["boxes"], atol=1e-3)
+    np.testing.assert_allclose(outputs["masks"], expected["masks"], atol=1e-4)
+
+
+@pytest.mark.parametrize("arch", [None, AVX2])
+def test_ops_of_regions(arch: str | None) -> None:
+    small = Small(50, 70, batch=2)
+    values = region_values(small)
+    graph, weights = apply([FoldStandardization()], small.graph(**values), small.arrays)
+    outputs = run(build_llvm(graph, weights, batch=2, height=50, width=70, arch=arch), *small.feeds.values())
+    for name, value in values.items():
+        expected = small.values[value].numpy()
+        np.testing.assert_allclose(outputs[name], expected, atol=1e-5 * max(1, np.abs(expected).max()), err_msg=name)
+
+
 def test_an_op_without_lowering_is_named() -> None:
     small = Small()
     node = Node("m", "mystery", (("x", Value("image")),), {}, {}, (small.inputs["image"],))
@@ -211,7 +242,17 @@ def test_a_missing_nvcc_is_named_with_its_package(monkeypatch: pytest.MonkeyPatc
     assert "cuda-nvcc" in raised.value.diagnostics[0].detail
 
 
-# A block of CUDA threads as threads of the host: what the kernel computes, without a GPU.
+@needs_nvcc
+def test_a_detector_of_two_stages_is_built_for_cuda() -> None:
+    small, graph = mask_rcnn()
+    graph, weights = apply([FoldStandardization(), FoldBatchNorm()], graph, small.arrays)
+    library = build_cuda(graph, weights, batch=1, height=64, width=96, arch="sm_90").library
+    assert set(cuda.device_code(library)) == {"sm_90"}
+    assert b".text.detc_cut_out" in library
+    assert b".text.fused_matmul" in library
+
+
+# Blocks of CUDA threads as threads of the host: what the kernels compute, without a GPU.
 HOST = r"""
 #include <algorithm>
 #include <barrier>
@@ -222,6 +263,7 @@ HOST = r"""
 #define __global__
 #define __device__
 #define __shared__ static
+using std::min;
 struct Index { int x; };
 static thread_local Index threadIdx, blockIdx, blockDim;
 static std::barrier<>* barrier;
@@ -229,44 +271,71 @@ static std::mutex lock;
 static void __syncthreads() { barrier->arrive_and_wait(); }
 static void atomicMin(int* where, int value) { std::lock_guard hold(lock); *where = std::min(*where, value); }
 SOURCE
-extern "C" void run(const Box* boxes, const float* scores, const long long* classes, Box* kept_boxes,
-                    float* kept_scores, long long* kept_classes, int candidates, int keep, float iou, int images,
-                    int threads) {
-  for (int image = 0; image < images; ++image) {
+template <class F> static void launch(int blocks, int threads, F kernel) {
+  for (int index = 0; index < blocks; ++index) {
     std::barrier<> all(threads);
     barrier = &all;
     std::vector<std::thread> block;
     for (int t = 0; t < threads; ++t) block.emplace_back([=] {
-      threadIdx.x = t; blockIdx.x = image; blockDim.x = threads;
-      detc_suppress(boxes, scores, classes, kept_boxes, kept_scores, kept_classes, candidates, keep, iou);
+      threadIdx.x = t; blockIdx.x = index; blockDim.x = threads;
+      kernel();
     });
     for (auto& thread : block) thread.join();
   }
 }
+extern "C" void suppress(const Box* boxes, const float* scores, const long long* classes, Box* kept_boxes,
+                         float* kept_scores, long long* kept_classes, int candidates, int keep, float iou, int images,
+                         int threads) {
+  launch(images, threads, [=] {
+    detc_suppress(boxes, scores, classes, kept_boxes, kept_scores, kept_classes, candidates, keep, iou);
+  });
+}
+extern "C" void cut_out(const float* fine, const float* coarse, const float* levels, const float* boxes,
+                        const long long* level, float* cells, int regions, int channels, int size, int samples,
+                        int images, int threads) {
+  launch(images * regions * size, threads, [=] {
+    detc_cut_out(fine, coarse, fine, fine, fine, fine, fine, fine, levels, boxes, level, cells, regions, channels,
+                 size, samples);
+  });
+}
 """
 
 
-@pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is not installed")
+@pytest.fixture(scope="module")
+def host(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    """Our CUDA kernels, compiled for this processor."""
+    if shutil.which("g++") is None:
+        pytest.skip("g++ is not installed")
+    folder = tmp_path_factory.mktemp("host")
+    source = "\n".join(kernel.source for kernel in (suppress.CUDA, regions.CUDA))
+    (folder / "host.cpp").write_text(HOST.replace("SOURCE", source))
+    options = ["-std=c++20", "-O1", "-ffp-contract=off", "-shared", "-fPIC", "-pthread"]
+    subprocess.run(["g++", *options, "-o", "host.so", "host.cpp"], cwd=folder, check=True)
+    return ctypes.CDLL(str(folder / "host.so"))
+
+
+def pointers(*arrays: np.ndarray) -> list[ctypes.c_void_p]:
+    assert all(array.flags.c_contiguous for array in arrays)
+    return [ctypes.c_void_p(array.ctypes.data) for array in arrays]
+
+
+@pytest.mark.parametrize("name", ["adaptive", "other levels", "two points"])
+def test_the_cuda_kernel_of_regions(host: ctypes.CDLL, name: str) -> None:
+    small = Small(50, 70, batch=2)
+    value = region_values(small)[name]
+    node = small.nodes[value.node]
+    *features, boxes, level = (small.values[operand].numpy() for operand in node.operands)
+    strides, size, samples = node.attrs["strides"], node.attrs["size"], node.attrs["samples"]
+    levels = np.array([(*f.shape[2:], stride) for f, stride in zip(features, strides, strict=True)], np.float32)
+    fine, coarse = (np.ascontiguousarray(f.transpose(0, 2, 3, 1)) for f in (features[0], features[-1]))
+    found = np.full((2 * boxes.shape[1], size, size, 6), 9, np.float32)
+    arrays = pointers(fine, coarse, levels, np.ascontiguousarray(boxes), level, found)
+    host.cut_out(*arrays, boxes.shape[1], 6, size, samples, 2, 4)
+    np.testing.assert_allclose(found.transpose(0, 3, 1, 2), small.values[value].numpy(), atol=1e-5)
+
+
 @pytest.mark.parametrize(("keep", "absent"), [(500, 20), (9, 20), (50, 150), (20, 0)])
-def test_the_cuda_kernel_of_nms(tmp_path: Path, keep: int, absent: int) -> None:
-    import ctypes
-
-    import torch
-
-    (tmp_path / "nms.cpp").write_text(HOST.replace("SOURCE", suppress.CUDA_SOURCE))
-    command = [
-        "g++",
-        "-std=c++20",
-        "-O1",
-        "-ffp-contract=off",
-        "-shared",
-        "-fPIC",
-        "-pthread",
-        "-o",
-        "nms.so",
-        "nms.cpp",
-    ]
-    subprocess.run(command, cwd=tmp_path, check=True)
+def test_the_cuda_kernel_of_nms(host: ctypes.CDLL, keep: int, absent: int) -> None:
     images, count = 2, 150
     rng = np.random.default_rng(keep)
     corner, size = rng.uniform(0, 60, (images, count, 2)), rng.uniform(5, 40, (images, count, 2))
@@ -279,9 +348,8 @@ def test_the_cuda_kernel_of_nms(tmp_path: Path, keep: int, absent: int) -> None:
     values = {Value(name): torch.from_numpy(array) for name, array in (("b", boxes), ("s", scores), ("c", classes))}
     expected = evaluate(node, values, {})
     found = [np.full((images, keep, 4), 9, "f4"), np.full((images, keep), 9, "f4"), np.full((images, keep), 9, "i8")]
-    pointers = [ctypes.c_void_p(array.ctypes.data) for array in (boxes, scores, classes, *found)]
-    library = ctypes.CDLL(str(tmp_path / "nms.so"))
     # 32 threads a block: candidates come in five portions, the last of them not full.
-    library.run(*pointers, count, keep, ctypes.c_float(0.4), images, 32)
+    arrays = pointers(boxes, scores, classes, *found)
+    host.suppress(*arrays, count, keep, ctypes.c_float(0.4), images, 32)
     for actual, wanted in zip(found, expected, strict=True):
         np.testing.assert_array_equal(actual, wanted.numpy())

@@ -303,14 +303,17 @@ def test_post_processing_that_is_wrong_is_noticed_without_trained_weights(tiny: 
     judge = Judge(tiny.graph.view("predict"), state)
 
     class Wrong:
-        """The judge itself, but for a box that is a tenth of a pixel off."""
+        """The judge itself, but for boxes that are chosen a tenth of a pixel off."""
 
-        def __call__(self, image: np.ndarray) -> dict[str, np.ndarray]:
-            return judge(image)
+        def __call__(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+            return judge(inputs)
 
-        def detect(self, results: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-            found = judge.detect(np.zeros((1, 3, *SIZE), np.float32), results)
-            return {**found, "boxes": found["boxes"] + 0.1 * (found["scores"][..., None] > 0)}
+        def part(self, index: int, given: list[np.ndarray]) -> list[np.ndarray]:
+            results = judge.part(index, given)
+            if judge.parts[index].chooses:
+                boxes, scores, *_ = results
+                boxes += 0.1 * (scores[..., None] > 0)
+            return results
 
     verification = agreement.compare(judge, Wrong(), (1, 3, *SIZE))
     assert verification.detections == 0

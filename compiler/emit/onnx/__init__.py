@@ -1,5 +1,5 @@
 """The predict view as an ONNX model: pixels in, boxes out, in standard operators only."""
 
-from detc.compiler.emit.onnx.model import drop_outputs, emit, emit_detect
+from detc.compiler.emit.onnx.model import emit
 
-__all__ = ["drop_outputs", "emit", "emit_detect"]
+__all__ = ["emit"]

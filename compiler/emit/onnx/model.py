@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from detc.compiler.emit.static import OUTPUTS, Static, heads, require_lowerings
+from detc.compiler.emit.static import Static, require_lowerings
 from detc.compiler.graph import Node, Value
 
 if TYPE_CHECKING:
@@ -30,12 +29,12 @@ _DTYPES = {"float32": TensorProto.FLOAT, "int64": TensorProto.INT64}
 class Builder:
     """Collects the nodes and constants of a model. Tensors are known by name."""
 
-    def __init__(self, static: Static, weights: Weights, inputs: Mapping[str, Value]) -> None:
+    def __init__(self, static: Static, weights: Weights) -> None:
         self.static = static
         self.weights = weights
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: dict[str, onnx.TensorProto] = {}
-        self._names = {value: name for name, value in inputs.items()}
+        self._names = {value: name for name, value in static.inputs.items()}
         self._scope = ""
         self._count = 0
 
@@ -83,67 +82,34 @@ class Builder:
             self._names[Value(node.name, index)] = name
 
 
-def emit(
-    graph: Graph,
-    weights: Weights,
-    *,
-    batch: int,
-    height: int,
-    width: int,
-    also: Mapping[str, Value] = MappingProxyType({}),
-) -> onnx.ModelProto:
+def emit(graph: Graph, weights: Weights, *, batch: int, height: int, width: int) -> onnx.ModelProto:
     """The model for `batch` images of `height` x `width` pixels, checked by onnx.checker with full shape inference.
 
-    Input `image` (batch, 3, height, width) float32, normalised. Outputs `boxes` (batch, K, 4) float32 in pixels,
-    `scores` (batch, K) float32 and `classes` (batch, K) int64, sorted by score; absent ones have score 0 and class -1.
+    Its inputs and outputs are those of the graph's view `predict`. Of a detector these are `image` (batch, 3, height,
+    width) float32, normalised; and `boxes` (batch, K, 4) float32 in pixels, `scores` (batch, K) float32, and, where it
+    has them, `classes` (batch, K) int64 and `masks` (batch, K, h, w) float32, sorted by score; absent ones have score 0
+    and class -1. A part of a detector (`static.parts`) has its own.
 
-    `weights` maps every key of `graph.weights` to its array. `also` names inner values to return too. Raises
-    DiagnosticError where an op has no lowering.
+    `weights` maps every key of `graph.weights` to its array. Raises DiagnosticError where an op has no lowering.
     """
-    static = _static(graph, batch, height, width)
-    return _model(static, weights, {"image": Value("image")}, list(static.graph.nodes), also)
-
-
-def emit_detect(graph: Graph, weights: Weights, *, batch: int, height: int, width: int) -> onnx.ModelProto:
-    """Post-processing alone, as `emit` writes it: a model whose inputs are the network's results (`static.heads`)."""
-    static = _static(graph, batch, height, width)
-    border = heads(static.graph)
-    network = static.graph.replaced(views={"predict": border}).reached("predict")
-    return _model(static, weights, border, [node for node in static.graph.nodes if node.name not in network], {})
-
-
-def drop_outputs(model: onnx.ModelProto, count: int) -> None:
-    """Takes back the last `count` outputs of a model, which `emit` was asked for with `also`."""
-    if count:
-        del model.graph.output[-count:]
-        del model.graph.node[-count:]
-
-
-def _static(graph: Graph, batch: int, height: int, width: int) -> Static:
     from detc.compiler.emit.onnx.lowerings import LOWERINGS
 
     graph = graph.view("predict")
     require_lowerings(graph, LOWERINGS, "onnx")
-    return Static(graph, batch, height, width)
-
-
-def _model(
-    static: Static, weights: Weights, inputs: Mapping[str, Value], nodes: list[Node], also: Mapping[str, Value]
-) -> onnx.ModelProto:
-    """The checked model that computes `nodes` from `inputs`."""
-    builder = Builder(static, weights, inputs)
-    for node in nodes:
+    static = Static(graph, batch, height, width)
+    builder = Builder(static, weights)
+    for node in graph.nodes:
         builder.lower(node)
     outputs = []
-    for name, value in (*zip(OUTPUTS, static.outputs, strict=True), *also.items()):
+    for name, value in static.outputs.items():
         builder.nodes.append(helper.make_node("Identity", [builder.name_of(value)], [name], name=f"{name}/Identity"))
         outputs.append(_info(name, static, value))
-    given = [_info(name, static, value) for name, value in inputs.items()]
+    given = [_info(name, static, value) for name, value in static.inputs.items()]
     tensors = list(builder.initializers.values())
 
     def assembled(inputs: list[onnx.ValueInfoProto], initializers: list[onnx.TensorProto]) -> onnx.ModelProto:
-        graph = helper.make_graph(builder.nodes, static.graph.name, inputs, outputs, initializers)
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], producer_name="detc")
+        built = helper.make_graph(builder.nodes, graph.name, inputs, outputs, initializers)
+        model = helper.make_model(built, opset_imports=[helper.make_opsetid("", OPSET)], producer_name="detc")
         model.ir_version = _IR_VERSION
         return model
 

@@ -29,14 +29,14 @@ class Kernels:
     """A compiled detector.
 
     `library` is a shared library with a TVM virtual machine's executable. Its functions are those of `module.Program`;
-    `functions` names the arrays that each takes after its inputs, which are in `parameters`. `heads` names the results
-    of `network`. `arch` is the processor; `features` are the instruction sets that it must have.
+    `functions` names the arrays that each takes after its inputs, which are in `parameters`. `outputs` names what
+    `main` gives. `arch` is the processor; `features` are the instruction sets that it must have.
     """
 
     library: bytes
     parameters: Mapping[str, np.ndarray]
     functions: Mapping[str, tuple[str, ...]]
-    heads: tuple[str, ...]
+    outputs: tuple[str, ...]
     target: str
     arch: str
     features: tuple[str, ...] = ()
@@ -72,7 +72,7 @@ def build_cuda(graph: Graph, weights: Weights, *, batch: int, height: int, width
 
 
 def _kernels(emitted: Program, library: bytes, target: str, arch: str, features: tuple[str, ...]) -> Kernels:
-    return Kernels(library, emitted.parameters, emitted.functions, emitted.heads, target, arch, features)
+    return Kernels(library, emitted.parameters, emitted.functions, emitted.outputs, target, arch, features)
 
 
 def lowered(module: tvm.IRModule, target: tvm.target.Target, registers: Registers) -> tvm.IRModule:

@@ -17,13 +17,14 @@ import tvm
 from tvm import relax, te, tirx, topi
 from tvm.s_tir import Schedule
 
-from detc.compiler.emit.static import pair
-from detc.compiler.emit.tvm.module import OPAQUE, Builder
-from detc.compiler.emit.tvm.suppress import on_cpu
-from detc.compiler.graph import Node
+from detc.compiler.emit.tvm import regions, suppress
+from detc.compiler.emit.tvm.module import OPAQUE, Builder, Kernel
 
-# The block that the schedule below looks for.
-_CONV = "packed_conv"
+# The blocks that the schedules below look for.
+_CONV, _DENSE = "packed_conv", "packed_dense"
+
+# Of a matrix product: inputs that are added up at once, and rows, and tiles of features, that one task takes.
+_CHUNK, _ROWS, _TILES = 512, 256, 4
 
 
 @dataclass(frozen=True)
@@ -78,20 +79,33 @@ class Cpu:
     registers: Registers
     name = "llvm"
 
-    def conv(self, b: Builder, node: Node, x: relax.Var) -> relax.Var:
-        stride, padding, dilation = (pair(node.attrs[name]) for name in ("stride", "padding", "dilation"))
-        groups = node.attrs["groups"]
-        assert isinstance(groups, int)
-        packed = pack(b.weight(node, "weight"), groups, self.registers)
-        width = node.type.at(b.static.batch, b.static.height, b.static.width)[3]
-        columns = self.registers.columns(packed.shape[-1], width)
-        weight = b.parameter(node.weights["weight"], packed)
-        return b.compute(conv, x, weight, stride, padding, dilation, groups, columns, node.type.channels, op_pattern=4)
+    def conv(self, b: Builder, x: relax.Var, kernel: Kernel, shape: tuple[int, ...]) -> relax.Var:
+        packed = pack(kernel.weight, kernel.groups, self.registers)
+        columns = self.registers.columns(packed.shape[-1], shape[3])
+        weight = b.parameter(kernel.name, packed)
+        sizes = (kernel.stride, kernel.padding, kernel.dilation, kernel.groups)
+        return b.compute(conv, x, weight, *sizes, columns, shape[1], op_pattern=4)
+
+    def dense(self, b: Builder, x: relax.Var, name: str, weight: np.ndarray) -> relax.Var:
+        packed = pack(weight[:, :, None, None], 1, self.registers)[:, 0, 0]
+        return b.compute(dense, x, b.parameter(name, packed), len(weight), op_pattern=4)
+
+    def cut(
+        self,
+        b: Builder,
+        features: Sequence[relax.Var],
+        boxes: relax.Var,
+        level: relax.Var,
+        size: int,
+        samples: int,
+        strides: Sequence[float],
+    ) -> relax.Var:
+        return b.compute(regions.on_cpu, features, boxes, level, size, samples, strides, self.registers.lanes, **OPAQUE)
 
     def suppress(
         self, b: Builder, boxes: relax.Var, scores: relax.Var, classes: relax.Var, iou: float, keep: int
     ) -> Sequence[relax.Var]:
-        return b.several(3, on_cpu, boxes, scores, classes, iou, keep, **OPAQUE)
+        return b.several(3, suppress.on_cpu, boxes, scores, classes, iou, keep, **OPAQUE)
 
 
 def pack(kernel: np.ndarray, groups: int, registers: Registers) -> np.ndarray:
@@ -141,6 +155,32 @@ def conv(
     return te.compute((n, oh, ow, channels), lambda i, y, v, o: full[i, y, v, o], name="cut")
 
 
+def dense(x: te.Tensor, packed: te.Tensor, features: int) -> te.Tensor:
+    """The product of x (M, D) with weights (F / tile, D, tile), as (M, features).
+
+    The reduction is in chunks, whose weights stay in the cache while many rows are multiplied with them.
+    """
+    rows, inputs = (int(d) for d in x.shape)
+    tiles, _, tile = (int(d) for d in packed.shape)
+    chunk = _divisor(inputs, _CHUNK)
+    if chunk < _CHUNK // 8:
+        chunk = inputs
+    k = te.reduce_axis((0, chunk), "k")
+    partial = te.compute(
+        (inputs // chunk, rows, tiles * tile),
+        lambda s, m, f: te.sum(x[m, s * chunk + k] * packed[f // tile, s * chunk + k, f % tile], axis=k),
+        name=_DENSE,
+    )
+    step = te.reduce_axis((0, inputs // chunk), "step")
+    full = te.compute((rows, tiles * tile), lambda m, f: te.sum(partial[step, m, f], axis=step), name="chunks")
+    return te.compute((rows, features), lambda m, f: full[m, f], name="cut")
+
+
+def _divisor(number: int, most: int) -> int:
+    """The largest divisor that is not above `most`."""
+    return next(d for d in range(min(most, number), 0, -1) if number % d == 0)
+
+
 def schedule(function: tirx.PrimFunc, registers: Registers) -> tirx.PrimFunc:
     """A fused function made fast: by the rule above if it holds a convolution, else with parallel, vectorised loops."""
     if function.body.block.name_hint != "root":
@@ -150,6 +190,8 @@ def schedule(function: tirx.PrimFunc, registers: Registers) -> tirx.PrimFunc:
     names = [plan.get(block).name_hint for block in blocks]
     if _CONV in names:
         _schedule_conv(plan, blocks, names, registers)
+    elif _DENSE in names:
+        _schedule_dense(plan, blocks, names, registers)
     else:
         for block in blocks:
             _schedule_loops(plan, block, registers)
@@ -189,6 +231,35 @@ def _schedule_conv(plan: Schedule, blocks: Sequence[Any], names: Sequence[str], 
     _vectorize(plan, plan.get_loops(last)[-1], tile, registers)
     if "pad" in names:
         _schedule_loops(plan, blocks[names.index("pad")], registers)
+
+
+def _schedule_dense(plan: Schedule, blocks: Sequence[Any], names: Sequence[str], registers: Registers) -> None:
+    """Blocks of rows by tiles of features in parallel; in each, for a chunk of the reduction at a time, every tile of a
+    few rows in registers."""
+    partial, full = (blocks[names.index(name)] for name in (_DENSE, "chunks"))
+    tile = int(plan.get(partial).reads[1].source.shape[-1])
+    rows, features, _ = (int(plan.get(loop).extent) for loop in plan.get_loops(full))
+    columns = _divisor(rows, registers.columns(tile, rows))
+    m, f, step = plan.get_loops(full)
+    m_block, m_outer, m_inner = plan.split(m, [None, _divisor(rows // columns, _ROWS // columns), columns])
+    f_block, f_outer, f_inner = plan.split(f, [None, _divisor(features // tile, _TILES), tile])
+    plan.reorder(m_block, f_block, step, f_outer, m_outer, m_inner, f_inner)
+    plan.parallel(plan.fuse(m_block, f_block))
+    plan.unroll(m_inner)
+    plan.compute_at(partial, m_outer, preserve_unit_loops=True)
+    *_, row, feature, k = plan.get_loops(partial)
+    plan.reorder(k, row, feature)
+    _vectorize(plan, feature, tile, registers)
+    plan.unroll(row)
+    plan.set_scope(partial, 0, "local")
+    start = plan.decompose_reduction(partial, k)
+    plan.unroll(plan.get_loops(start)[-2])
+    _vectorize(plan, plan.get_loops(start)[-1], tile, registers)
+    _vectorize(plan, plan.get_loops(full)[-1], tile, registers)
+    plan.decompose_reduction(full, plan.get_loops(full)[1])
+    for block in blocks[names.index("cut") : -1]:
+        plan.compute_inline(block)
+    _schedule_loops(plan, blocks[-1], registers)
 
 
 def _vectorize(plan: Schedule, loop: Any, extent: int, registers: Registers) -> None:

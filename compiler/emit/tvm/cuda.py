@@ -23,7 +23,7 @@ from pathlib import Path
 
 import tvm
 
-from detc.compiler.emit.tvm.suppress import CUDA_NAME, CUDA_SOURCE
+from detc.compiler.emit.tvm import regions, suppress
 from detc.dsl.catalogue.export import CUDA_BUILD_FAILED, NO_LINKER, NO_NVCC
 from detc.dsl.diagnostics import DiagnosticError
 
@@ -138,27 +138,24 @@ def _compile(source: Path, result: Path, nvcc: str, arch: str) -> None:
         host={"kind": "llvm"},
     )
     module = tvm.ir.load_json(source.read_text())
-    module = module.with_attr("external_mods", [_suppress_kernel(source.parent, nvcc, arch)])
+    module = module.with_attr("external_mods", [_own_kernels(source.parent, nvcc, arch)])
     with target:
         tvm.compile(module, target=target).export_library(str(result))
 
 
-def _suppress_kernel(folder: Path, nvcc: str, arch: str) -> tvm.runtime.Module:
-    """The kernel of `suppress`, as the module that launches it under its name."""
-    (folder / "suppress.cu").write_text(CUDA_SOURCE)
-    subprocess.run(
-        [nvcc, "-O3", f"-arch={arch}", "-fatbin", "-o", str(folder / "suppress.fatbin"), str(folder / "suppress.cu")],
-        check=True,
-    )
-    kernel = {
-        "name": "",
-        "arg_types": ["handle"] * 6 + ["int32", "int32", "float32"],
-        "launch_param_tags": ["blockIdx.x", "threadIdx.x"],
+def _own_kernels(folder: Path, nvcc: str, arch: str) -> tvm.runtime.Module:
+    """Our own kernels, as the module that launches them under their names."""
+    own = (suppress.CUDA, regions.CUDA)
+    source, binary = folder / "own.cu", folder / "own.fatbin"
+    source.write_text("\n".join(kernel.source for kernel in own))
+    subprocess.run([nvcc, "-O3", f"-arch={arch}", "-fatbin", "-o", str(binary), str(source)], check=True)
+    tags = ["blockIdx.x", "threadIdx.x"]
+    kernels = {
+        kernel.name: {"name": "", "arg_types": list(kernel.arguments), "launch_param_tags": tags} for kernel in own
     }
-    described = json.dumps({"tvm_version": tvm.__version__, "func_info": {CUDA_NAME: kernel}})
+    described = json.dumps({"tvm_version": tvm.__version__, "func_info": kernels})
     functions = tvm.get_global_func("runtime.LoadMetaDataFromJSON")(described)
-    code = (folder / "suppress.fatbin").read_bytes()
-    return tvm.get_global_func("ffi.Module.create.cuda")(code, "fatbin", functions, {})
+    return tvm.get_global_func("ffi.Module.create.cuda")(binary.read_bytes(), "fatbin", functions, {})
 
 
 if __name__ == "__main__":

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from tvm import relax
 
-from detc.compiler.emit.static import pair
-from detc.compiler.emit.tvm.module import OPAQUE, Builder
-from detc.compiler.emit.tvm.suppress import on_cuda
-from detc.compiler.graph import Node
+from detc.compiler.emit.tvm import regions, suppress
+from detc.compiler.emit.tvm.module import OPAQUE, Builder, Kernel
 
 
 @dataclass(frozen=True)
@@ -19,15 +18,15 @@ class Gpu:
 
     name = "cuda"
 
-    def conv(self, b: Builder, node: Node, x: relax.Var) -> relax.Var:
-        kernel = b.parameter(node.weights["weight"], b.weight(node, "weight").transpose(0, 2, 3, 1))
+    def conv(self, b: Builder, x: relax.Var, kernel: Kernel, shape: tuple[int, ...]) -> relax.Var:
+        weight = b.parameter(kernel.name, kernel.weight.transpose(0, 2, 3, 1))
         result = relax.op.nn.conv2d(
             x,
-            kernel,
-            strides=pair(node.attrs["stride"]),
-            padding=pair(node.attrs["padding"]) * 2,
-            dilation=pair(node.attrs["dilation"]),
-            groups=node.attrs["groups"],
+            weight,
+            strides=kernel.stride,
+            padding=kernel.padding * 2,
+            dilation=kernel.dilation,
+            groups=kernel.groups,
             data_layout="NHWC",
             kernel_layout="OHWI",
             out_layout="NHWC",
@@ -35,7 +34,25 @@ class Gpu:
         )
         return b.emit(result)
 
+    def dense(self, b: Builder, x: relax.Var, name: str, weight: np.ndarray) -> relax.Var:
+        return b.emit(relax.op.matmul(x, b.parameter(name, weight.transpose(1, 0))))
+
+    def cut(
+        self,
+        b: Builder,
+        features: Sequence[relax.Var],
+        boxes: relax.Var,
+        level: relax.Var,
+        size: int,
+        samples: int,
+        strides: Sequence[float],
+    ) -> relax.Var:
+        shapes = [[int(d) for d in feature.ty.shape] for feature in features]
+        sizes = [(shape[1], shape[2], stride) for shape, stride in zip(shapes, strides, strict=True)]
+        levels = b.parameter("levels." + "-".join(f"{h}x{w}of{s:g}" for h, w, s in sizes), np.array(sizes, np.float32))
+        return b.compute(regions.on_cuda, features, levels, boxes, level, size, samples, **OPAQUE)
+
     def suppress(
         self, b: Builder, boxes: relax.Var, scores: relax.Var, classes: relax.Var, iou: float, keep: int
     ) -> Sequence[relax.Var]:
-        return b.several(3, on_cuda, boxes, scores, classes, iou, keep, **OPAQUE)
+        return b.several(3, suppress.on_cuda, boxes, scores, classes, iou, keep, **OPAQUE)

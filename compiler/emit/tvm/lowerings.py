@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 from tvm import relax, te, tirx
 
-from detc.compiler.emit.static import anchors, number, numbers, pair, unsupported
-from detc.compiler.emit.tvm.module import Builder, rows
-from detc.compiler.graph import Node
+from detc.compiler.emit.static import NEARLY, anchors, number, numbers, pair, unsupported
+from detc.compiler.emit.tvm.module import Builder, Kernel, rows
+from detc.compiler.emit.tvm.regions import MOST_LEVELS
+from detc.compiler.graph import Node, Value, flatten
 from detc.compiler.passes.fold_batch_norm import affine
 from detc.dsl.diagnostics import DiagnosticError
 
@@ -41,6 +42,12 @@ def _shape(b: Builder, node: Node, output: int = 0) -> tuple[int, ...]:
     return node.types[output].at(b.static.batch, b.static.height, b.static.width)
 
 
+def _refuse_features(b: Builder, node: Node) -> None:
+    """For ops of the last axis, which is not a feature's last in memory."""
+    if len(b.shape(node.operands[0])) == 4:
+        raise DiagnosticError(unsupported(node, b.backend.name, f"{node.op} of a feature"))
+
+
 @lowering("relu")
 def _relu(b: Builder, node: Node) -> relax.Var:
     return b.emit(relax.op.nn.relu(*_inputs(b, node)))
@@ -61,12 +68,134 @@ def _mul(b: Builder, node: Node) -> relax.Var:
     return b.emit(relax.op.multiply(*_inputs(b, node)))
 
 
+@lowering("softmax")
+def _softmax(b: Builder, node: Node) -> relax.Var:
+    _refuse_features(b, node)
+    return b.emit(relax.op.nn.softmax(*_inputs(b, node), axis=-1))
+
+
+@lowering("scale")
+def _scale(b: Builder, node: Node) -> relax.Var:
+    factor = relax.const(number(node.attrs["factor"]), "float32")
+    return b.emit(relax.op.multiply(*_inputs(b, node), factor))
+
+
+@lowering("detach")
+def _detach(b: Builder, node: Node) -> relax.Var:
+    return b.variables[node.operands[0]]
+
+
 @lowering("Conv2d")
 def _conv(b: Builder, node: Node) -> relax.Var:
-    result = b.backend.conv(b, node, *_inputs(b, node))
-    if "bias" in node.weights:
-        result = b.emit(relax.op.add(result, b.parameter(node.weights["bias"], b.weight(node, "bias"))))
-    return result
+    (x,), a = _inputs(b, node), node.attrs
+    assert not a.get("standardize"), "weights are standardised before they are emitted"
+    groups = a["groups"]
+    assert isinstance(groups, int)
+    stride, padding, dilation = (pair(a[name]) for name in ("stride", "padding", "dilation"))
+    kernel = Kernel(node.weights["weight"], b.weight(node, "weight"), stride, padding, dilation, groups)
+    return _biased(b, node, b.backend.conv(b, x, kernel, _shape(b, node)))
+
+
+def _biased(b: Builder, node: Node, x: relax.Var) -> relax.Var:
+    """x and the bias of its last axis, where the node has one."""
+    if "bias" not in node.weights:
+        return x
+    return b.emit(relax.op.add(x, b.parameter(node.weights["bias"], b.weight(node, "bias"))))
+
+
+@lowering("ConvTranspose2d")
+def _conv_transpose(b: Builder, node: Node) -> relax.Var:
+    """Where windows do not overlap, each cell's results side by side as channels, which are then put in their places.
+    Else a convolution of x with zeros between its cells."""
+    (x,) = _inputs(b, node)
+    weight, key = b.weight(node, "weight"), node.weights["weight"]
+    (kernel, _), (stride, _), (padding, _) = (pair(node.attrs[name]) for name in ("kernel", "stride", "padding"))
+    n, inputs, height, width = b.shape(node.operands[0])
+    shape = _shape(b, node)
+    if kernel == stride and padding == 0:
+        side_by_side = Kernel(key, weight.transpose(2, 3, 1, 0).reshape(-1, inputs, 1, 1))
+        cells = b.backend.conv(b, x, side_by_side, (n, kernel * kernel * shape[1], height, width))
+        return _biased(b, node, b.compute(_spread, cells, kernel))
+    if padding > kernel - 1:
+        why = f"{node.op} with a padding of {padding} and a kernel of {kernel}"
+        raise DiagnosticError(unsupported(node, b.backend.name, why))
+
+    def apart(x: te.Tensor) -> te.Tensor:
+        def cell(i: Any, y: Any, v: Any, c: Any) -> Any:
+            present = tirx.all(y % stride == 0, v % stride == 0)
+            return tirx.if_then_else(present, x[i, y // stride, v // stride, c], tirx.const(0.0, "float32"))
+
+        return te.compute((n, (height - 1) * stride + 1, (width - 1) * stride + 1, inputs), cell, name="apart")
+
+    turned = np.ascontiguousarray(weight.transpose(1, 0, 2, 3)[:, :, ::-1, ::-1])
+    opposite = Kernel(key, turned, padding=(kernel - 1 - padding,) * 2)
+    return _biased(b, node, b.backend.conv(b, b.compute(apart, x), opposite, shape))
+
+
+def _spread(x: te.Tensor, factor: int) -> te.Tensor:
+    """(N, H, W, factor * factor * C) as (N, H * factor, W * factor, C)."""
+    n, height, width, channels = (int(d) for d in x.shape)
+    channels //= factor * factor
+    return te.compute(
+        (n, height * factor, width * factor, channels),
+        lambda i, y, v, c: x[i, y // factor, v // factor, (y % factor * factor + v % factor) * channels + c],
+        name="spread",
+    )
+
+
+@lowering("Linear")
+def _linear(b: Builder, node: Node) -> relax.Var:
+    _refuse_features(b, node)
+    (x,) = _inputs(b, node)
+    weight, name = b.weight(node, "weight"), node.weights["weight"]
+    if node.operands[0] in b.by_pixel:
+        weight = weight.reshape(len(weight), *b.by_pixel[node.operands[0]]).transpose(0, 2, 3, 1).reshape(weight.shape)
+        name += ".by_pixel"
+    *rows, inputs = b.shape(node.operands[0])
+    if len(rows) != 1:
+        x = b.emit(relax.op.reshape(x, (math.prod(rows), inputs)))
+    result = _biased(b, node, b.backend.dense(b, x, name, weight))
+    return result if len(rows) == 1 else b.emit(relax.op.reshape(result, _shape(b, node)))
+
+
+@lowering("GroupNorm")
+def _group_norm(b: Builder, node: Node) -> relax.Var:
+    """Mean, then deviation from it (one pass for both would lose digits), each summed row by row first."""
+    (x,) = _inputs(b, node)
+    n, channels, height, width = b.shape(node.operands[0])
+    groups = node.attrs["groups"]
+    assert isinstance(groups, int)
+    each = channels // groups
+    share = tirx.const(1 / (each * height * width), "float32")
+    eps = tirx.const(number(node.attrs["eps"]), "float32")
+
+    def along_rows(x: te.Tensor, mean: te.Tensor | None = None) -> te.Tensor:
+        v = te.reduce_axis((0, width), "v")
+
+        def cell(i: Any, y: Any, c: Any) -> Any:
+            if mean is None:
+                return te.sum(x[i, y, v, c], axis=v)
+            off = x[i, y, v, c] - mean[i, c // each]
+            return te.sum(off * off, axis=v)
+
+        return te.compute((n, height, channels), cell, name="along_rows")
+
+    def of_groups(rows: te.Tensor) -> te.Tensor:
+        y, c = te.reduce_axis((0, height), "y"), te.reduce_axis((0, each), "c")
+        total = te.compute((n, groups), lambda i, g: te.sum(rows[i, y, g * each + c], axis=[y, c]), name="of_groups")
+        return te.compute((n, groups), lambda i, g: total[i, g] * share, name="mean")
+
+    def normal(x: te.Tensor, mean: te.Tensor, variance: te.Tensor, weight: te.Tensor, bias: te.Tensor) -> te.Tensor:
+        def cell(i: Any, y: Any, v: Any, c: Any) -> Any:
+            g = c // each
+            return (x[i, y, v, c] - mean[i, g]) / tirx.sqrt(variance[i, g] + eps) * weight[c] + bias[c]
+
+        return te.compute(x.shape, cell, name="normal")
+
+    mean = b.compute(of_groups, b.compute(along_rows, x))
+    variance = b.compute(of_groups, b.compute(along_rows, x, mean))
+    weights = (b.parameter(node.weights[name], b.weight(node, name)) for name in ("weight", "bias"))
+    return b.compute(normal, x, mean, variance, *weights)
 
 
 @lowering("BatchNorm2d")
@@ -205,7 +334,7 @@ def _decode_delta(b: Builder, node: Node) -> relax.Var:
     boxes, deltas = (b.variables[value] for value in node.operands[:2])
     means, stds = numbers(node.attrs["means"]), numbers(node.attrs["stds"])
     limit = abs(math.log(number(node.attrs["clip_ratio"])))
-    edges = (b.static.width, b.static.height)
+    edges, clip = (b.static.width, b.static.height), node.attrs["clip"]
 
     def real(value: float) -> Any:
         return tirx.const(value, "float32")
@@ -220,6 +349,8 @@ def _decode_delta(b: Builder, node: Node) -> relax.Var:
             growth = te.max(te.min(growth, real(limit)), real(-limit))
             half = size * te.exp(growth) * real(0.5)
             place = centre - half if k < 2 else centre + half
+            if not clip:
+                return place
             return te.max(te.min(place, real(edges[axis])), real(0.0))
 
         def cell(i: Any, j: Any, k: Any) -> Any:
@@ -248,3 +379,138 @@ def _nms(b: Builder, node: Node) -> tuple[relax.Var, ...]:
     sorted_boxes, sorted_classes = b.compute(rows, boxes, order), b.compute(reorder, classes, order)
     iou = number(node.attrs["iou"])
     return tuple(b.backend.suppress(b, sorted_boxes, sorted_scores, sorted_classes, iou, keep))
+
+
+# ---- regions ---------------------------------------------------------------------------------------------------------
+
+
+@lowering("fill")
+def _fill(b: Builder, node: Node) -> relax.Var:
+    dtype = node.type.dtype
+    return b.emit(relax.op.full(_shape(b, node), relax.const(node.attrs["value"], dtype), dtype))
+
+
+@lowering("drop_small")
+def _drop_small(b: Builder, node: Node) -> relax.Var:
+    minimum = tirx.const(number(node.attrs["minimum"]), "float32")
+
+    def drop(boxes: te.Tensor, scores: te.Tensor) -> te.Tensor:
+        def cell(i: Any, j: Any) -> Any:
+            large = (boxes[i, j, axis + 2] - boxes[i, j, axis] > minimum for axis in (0, 1))
+            return tirx.Select(tirx.all(*large), scores[i, j], tirx.const(0.0, "float32"))
+
+        return te.compute(scores.shape, cell, name="drop_small")
+
+    return b.compute(drop, *_inputs(b, node))
+
+
+@lowering("drop_absent")
+def _drop_absent(b: Builder, node: Node) -> relax.Var:
+    zero = tirx.const(0.0, "float32")
+
+    def drop(x: te.Tensor, scores: te.Tensor) -> te.Tensor:
+        def cell(i: Any, j: Any, *rest: Any) -> Any:
+            return tirx.Select(scores[i, j] > zero, x[(i, j, *rest)], zero)
+
+        return te.compute(x.shape, cell, name="drop_absent")
+
+    return b.compute(drop, *_inputs(b, node))
+
+
+@lowering("assign_levels")
+def _assign_levels(b: Builder, node: Node) -> relax.Var:
+    """How many levels' sizes the region reaches: without a logarithm, which is not exact at powers of two."""
+    count, finest = node.attrs["count"], tirx.const(number(node.attrs["finest"]), "float32")
+    assert isinstance(count, int)
+
+    def assign(boxes: te.Tensor) -> te.Tensor:
+        def cell(i: Any, j: Any) -> Any:
+            width, height = (boxes[i, j, axis + 2] - boxes[i, j, axis] for axis in (0, 1))
+            relative = tirx.sqrt(width * height) / finest + tirx.const(NEARLY, "float32")
+            level = tirx.const(0, "int64")
+            for reached in range(1, count):
+                size = tirx.const(2.0**reached, "float32")
+                level = tirx.Select(relative >= size, tirx.const(reached, "int64"), level)
+            return level
+
+        return te.compute(boxes.shape[:2], cell, name="assign_levels")
+
+    return b.compute(assign, *_inputs(b, node))
+
+
+@lowering("roi_align")
+def _roi_align(b: Builder, node: Node) -> relax.Var:
+    *features, boxes, level = _inputs(b, node)
+    size, samples = node.attrs["size"], node.attrs["samples"]
+    assert isinstance(size, int)
+    assert isinstance(samples, int)
+    if len(features) > MOST_LEVELS:
+        why = f"{node.op} takes {len(features)} features, and at most {MOST_LEVELS} are possible"
+        raise DiagnosticError(unsupported(node, b.backend.name, why))
+    return b.backend.cut(b, features, boxes, level, size, samples, numbers(node.attrs["strides"]))
+
+
+@lowering("flatten")
+def _flatten(b: Builder, node: Node) -> relax.Var:
+    """Rows stay as they lie in memory where only layers read them, whose weights can be turned instead."""
+    (x,) = _inputs(b, node)
+    _, channels, height, width = b.shape(node.operands[0])
+    value = Value(node.name)
+    shown = (v for values in b.static.graph.views["predict"].values() for v in flatten(values))
+    if value not in shown and all(user.op == "Linear" for user in b.static.graph.users(node.name)):
+        b.by_pixel[value] = (channels, height, width)
+    else:
+        x = b.emit(relax.op.permute_dims(x, [0, 3, 1, 2]))
+    return b.emit(relax.op.reshape(x, _shape(b, node)))
+
+
+@lowering("per_image")
+def _per_image(b: Builder, node: Node) -> relax.Var:
+    _refuse_features(b, node)
+    return b.emit(relax.op.reshape(b.variables[node.operands[0]], _shape(b, node)))
+
+
+@lowering("fields")
+def _fields(b: Builder, node: Node) -> relax.Var:
+    start = node.attrs["start"]
+    _refuse_features(b, node)
+
+    def part(x: te.Tensor) -> te.Tensor:
+        return te.compute(_shape(b, node), lambda *index: x[(*index[:-1], index[-1] + start)], name="fields")
+
+    return b.compute(part, *_inputs(b, node))
+
+
+@lowering("take_class")
+def _take_class(b: Builder, node: Node) -> relax.Var:
+    fields = node.attrs["fields"]
+    assert isinstance(fields, int)
+    count = b.shape(node.operands[0])[2] // fields
+
+    def take(x: te.Tensor, classes: te.Tensor) -> te.Tensor:
+        return te.compute(
+            _shape(b, node), lambda i, j, f: x[i, j, _known(classes[i, j], count) * fields + f], name="take_class"
+        )
+
+    return b.compute(take, *_inputs(b, node))
+
+
+@lowering("take_channel")
+def _take_channel(b: Builder, node: Node) -> relax.Var:
+    n, rows, height, width = _shape(b, node)
+    count = b.shape(node.operands[0])[1]
+
+    def take(x: te.Tensor, classes: te.Tensor) -> te.Tensor:
+        return te.compute(
+            (n, height, width, rows),
+            lambda i, y, v, j: x[i * rows + j, y, v, _known(classes[i, j], count)],
+            name="take_channel",
+        )
+
+    return b.compute(take, *_inputs(b, node))
+
+
+def _known(label: Any, count: int) -> Any:
+    """A class, 0 in place of one that is none of the `count`."""
+    known = tirx.all(label >= tirx.const(0, "int64"), label < tirx.const(count, "int64"))
+    return tirx.Select(known, label, tirx.const(0, "int64"))

@@ -1,9 +1,9 @@
 """From a predict graph to a Relax module.
 
-The module has three functions. `network` takes the image and gives what post-processing reads; `detect` is
-post-processing; `main` is both. Each takes its parameters after its inputs, in the order in which `Program` lists them.
-Shapes are static and features lie in memory as (N, H, W, C); what goes in and comes out is (N, C, H, W), as in the
-graph.
+Each part of the graph (`static.parts`) is a function, `part_0` and so on; `main` is all of them after one another. A
+function takes its parameters after its inputs, in the order in which `Program` lists them. Shapes are static. Within
+and between parts what is (N, C, H, W) in the graph lies in memory as (N, H, W, C); what the detector takes and gives is
+as in the graph.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 import tvm
 from tvm import relax, te
 
-from detc.compiler.emit.static import Static, heads, require_lowerings
+from detc.compiler.emit.static import Static, parts, require_lowerings
 from detc.compiler.graph import Graph, Node, Value
 
 if TYPE_CHECKING:
@@ -32,8 +32,25 @@ class Backend(Protocol):
 
     name: str
 
-    def conv(self, b: Builder, node: Node, x: relax.Var) -> relax.Var:
-        """The convolution of x (N, H, W, C), without bias."""
+    def conv(self, b: Builder, x: relax.Var, kernel: Kernel, shape: tuple[int, ...]) -> relax.Var:
+        """The convolution of x (N, H, W, C), without bias: of this shape, (N, C, H, W)."""
+        ...
+
+    def dense(self, b: Builder, x: relax.Var, name: str, weight: np.ndarray) -> relax.Var:
+        """The product of x (M, D) with a weight (F, D), the parameter `name`: (M, F)."""
+        ...
+
+    def cut(
+        self,
+        b: Builder,
+        features: Sequence[relax.Var],
+        boxes: relax.Var,
+        level: relax.Var,
+        size: int,
+        samples: int,
+        strides: Sequence[float],
+    ) -> relax.Var:
+        """`roi_align`: (N * R, size, size, C)."""
         ...
 
     def suppress(
@@ -44,13 +61,25 @@ class Backend(Protocol):
 
 
 @dataclass(frozen=True)
+class Kernel:
+    """A convolution's weights (O, I, KH, KW), which become the parameter `name`, and how they are applied."""
+
+    name: str
+    weight: np.ndarray
+    stride: tuple[int, int] = (1, 1)
+    padding: tuple[int, int] = (0, 0)
+    dilation: tuple[int, int] = (1, 1)
+    groups: int = 1
+
+
+@dataclass(frozen=True)
 class Program:
-    """A Relax module, the arrays that its functions take, and the names of the network's results in order."""
+    """A Relax module, the arrays that its functions take, and the names of what `main` gives in order."""
 
     module: tvm.IRModule
     parameters: dict[str, np.ndarray]
     functions: dict[str, tuple[str, ...]]
-    heads: tuple[str, ...]
+    outputs: tuple[str, ...]
 
 
 class Builder:
@@ -63,6 +92,8 @@ class Builder:
         self.backend = backend
         self.variables: dict[Value, relax.Var] = {}
         self.parameters: dict[str, tuple[relax.Var, np.ndarray]] = {}
+        # Rows of values that lie in the order of (H, W, C) and not of the graph's (C, H, W), and these sizes.
+        self.by_pixel: dict[Value, tuple[int, int, int]] = {}
 
     def shape(self, value: Value) -> tuple[int, ...]:
         """The shape of a value in the graph: of a feature (N, C, H, W)."""
@@ -111,47 +142,55 @@ def program(graph: Graph, weights: Weights, backend: Backend, *, batch: int, hei
 
     graph = graph.view("predict")
     require_lowerings(graph, LOWERINGS, backend.name)
-    static = Static(graph, batch, height, width)
-    border = heads(graph)
-    first = graph.replaced(views={"predict": border}).view("predict")
-    inside = {node.name for node in first.nodes}
+    whole = Static(graph, batch, height, width)
     block = relax.BlockBuilder()
+    built = []
+    for index, part in enumerate(parts(graph)):
+        b = Builder(block, Static(part.graph, batch, height, width), weights, backend)
+        inputs = {
+            name: _variable(name, b.static, Value(name), in_graph=v.node in graph.inputs)
+            for name, v in zip(part.graph.inputs, part.given, strict=True)
+        }
+        with block.function(f"part_{index}"):
+            with block.dataflow():
+                for (name, variable), value in zip(inputs.items(), part.given, strict=True):
+                    lies_otherwise = value.node in graph.inputs and _is_read(part.graph, name)
+                    b.variables[Value(name)] = _as_in_memory(b, Value(name), variable) if lies_otherwise else variable
+                for node in part.graph.nodes:
+                    b.lower(node)
+                returned = block.emit_output(relax.Tuple([b.variables[value] for value in part.results]))
+            function = block.emit_func_output(returned, [*inputs.values(), *_variables(b)])
+        built.append((part, b, function))
 
-    network = Builder(block, static, weights, backend)
-    image = relax.Var("image", relax.TensorType(static.image_shape, "float32"))
-    with block.function("network"):
-        with block.dataflow():
-            network.variables[Value("image")] = network.emit(relax.op.permute_dims(image, [0, 2, 3, 1]))
-            for node in first.nodes:
-                network.lower(node)
-            results = [_as_in_graph(network, value) for value in border.values()]
-            returned = block.emit_output(relax.Tuple(results))
-        network_var = block.emit_func_output(returned, [image, *_variables(network)])
-
-    detect = Builder(block, static, weights, backend)
-    inputs = [
-        relax.Var(f"head_{index}", relax.TensorType(static.shape(value), graph.type_of(value).dtype))
-        for index, value in enumerate(border.values())
-    ]
-    with block.function("detect"):
-        with block.dataflow():
-            for value, variable in zip(border.values(), inputs, strict=True):
-                detect.variables[value] = _as_in_memory(detect, value, variable)
-            for node in graph.nodes:
-                if node.name not in inside:
-                    detect.lower(node)
-            returned = block.emit_output(relax.Tuple([_as_in_graph(detect, value) for value in static.outputs]))
-        detect_var = block.emit_func_output(returned, [*inputs, *_variables(detect)])
-
-    parameters = {name: array for b in (network, detect) for name, (_, array) in b.parameters.items()}
-    image = relax.Var("image", relax.TensorType(static.image_shape, "float32"))
+    parameters = {name: array for _, b, _ in built for name, (_, array) in b.parameters.items()}
     own = {name: relax.Var(name, relax.TensorType(array.shape, str(array.dtype))) for name, array in parameters.items()}
-    with block.function("main", [image, *own.values()]):
-        found = block.emit(relax.Call(network_var, [image, *(own[name] for name in network.parameters)]))
-        parts = [block.emit(relax.TupleGetItem(found, index)) for index in range(len(border))]
-        block.emit_func_output(block.emit(relax.Call(detect_var, [*parts, *(own[name] for name in detect.parameters)])))
-    functions = {"main": tuple(parameters), "network": tuple(network.parameters), "detect": tuple(detect.parameters)}
-    return Program(block.finalize(), parameters, functions, tuple(border))
+    given = {name: _variable(name, whole, Value(name), in_graph=True) for name in graph.inputs}
+    main = Builder(block, whole, weights, backend)
+    main.variables |= {Value(name): variable for name, variable in given.items()}
+    with block.function("main", [*given.values(), *own.values()]):
+        for part, b, function in built:
+            arguments = [*(main.variables[value] for value in part.given), *(own[name] for name in b.parameters)]
+            found = block.emit(relax.Call(function, arguments))
+            for index, value in enumerate(part.results):
+                main.variables[value] = block.emit(relax.TupleGetItem(found, index))
+        results = [_as_in_graph(main, value) for value in whole.outputs.values()]
+        block.emit_func_output(block.emit(relax.Tuple(results)))
+    functions = {"main": tuple(parameters)}
+    functions |= {f"part_{index}": tuple(b.parameters) for index, (_, b, _) in enumerate(built)}
+    return Program(block.finalize(), parameters, functions, tuple(whole.outputs))
+
+
+def _variable(name: str, static: Static, value: Value, *, in_graph: bool) -> relax.Var:
+    """A function's input, as it lies in the graph or in memory."""
+    shape = static.shape(value)
+    if len(shape) == 4 and not in_graph:
+        shape = (shape[0], *shape[2:], shape[1])
+    return relax.Var(name, relax.TensorType(shape, static.graph.type_of(value).dtype))
+
+
+def _is_read(graph: Graph, name: str) -> bool:
+    """Whether anything looks at an input's values: `decode_delta` does not look at those of the image."""
+    return any(node.op != "decode_delta" or Value(name) != node.operands[2] for node in graph.users(name))
 
 
 def _variables(b: Builder) -> Iterable[relax.Var]:

@@ -14,13 +14,14 @@ from tvm import te, tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
+from detc.compiler.emit.tvm.own import CudaKernel
+
 # The threads of one block of the CUDA kernel, which takes one image.
 CUDA_THREADS = 256
-CUDA_NAME = "detc_suppress"
 
 # A block takes its candidates CUDA_THREADS at a time, a thread each. Each first meets all boxes kept before this
 # portion; then the best that is left is kept, and the others of the portion meet it, until none is left.
-CUDA_SOURCE = r"""
+_CUDA_SOURCE = r"""
 struct Box { float x1, y1, x2, y2; };
 
 static __device__ bool overlap(const Box a, const Box b, float iou) {
@@ -85,6 +86,7 @@ kept_boxes,
   }
 }
 """
+CUDA = CudaKernel("detc_suppress", _CUDA_SOURCE, ("handle",) * 6 + ("int32", "int32", "float32"))
 
 
 def on_cpu(boxes: te.Tensor, scores: te.Tensor, classes: te.Tensor, iou: float, keep: int) -> list[te.Tensor]:
@@ -131,15 +133,11 @@ def on_cpu(boxes: te.Tensor, scores: te.Tensor, classes: te.Tensor, iou: float, 
 
 
 def on_cuda(boxes: te.Tensor, scores: te.Tensor, classes: te.Tensor, iou: float, keep: int) -> list[te.Tensor]:
-    """The launch of the kernel above, which the build adds to the library under its name."""
+    """The launch of the kernel above."""
     n, candidates = (int(d) for d in scores.shape)
 
     def launch(ins: Any, outs: Any) -> Any:
-        pointers = [buffer.data for buffer in (*ins, *outs)]
-        numbers = [tirx.const(candidates, "int32"), tirx.const(keep, "int32"), tirx.const(iou, "float32")]
-        return tirx.call_packed(
-            CUDA_NAME, *pointers, *numbers, tirx.const(n, "int32"), tirx.const(CUDA_THREADS, "int32")
-        )
+        return CUDA.launch(*ins, *outs, candidates, keep, iou, blocks=n, threads=CUDA_THREADS)
 
     return list(_extern(boxes, scores, classes, keep, launch))
 
