@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from detc.compiler.emit.tvm import settle_threads
+from detc.dsl.catalogue.data import PROPOSALS_MISSING
 from detc.dsl.catalogue.export import (
     ARTIFACT_DAMAGED,
     ARTIFACT_ELSEWHERE,
@@ -153,8 +154,11 @@ class Artifact:
         n, channels, height, width = self.manifest["inputs"][0]["shape"]
         return n, channels, height, width
 
-    def __call__(self, image: np.ndarray) -> dict[str, np.ndarray]:
+    def __call__(self, image: np.ndarray, **others: np.ndarray) -> dict[str, np.ndarray]:
         """What is found in images (n, 3, H, W) float32, normalised; n may be less than the artifact's batch N.
+
+        `others` are what the manifest's `inputs` has beside `image`: of a detector that takes proposals, `proposals`
+        (n, R, 4) float32 in pixels and `proposal_scores` (n, R) float32, 0 where there is none.
 
         Returns `boxes` (n, K, 4) float32 in pixels as x1, y1, x2, y2, `scores` (n, K) float32, of a detector that tells
         classes apart `classes` (n, K) int64, and of one that finds masks `masks` (n, K, h, w) float32, the probability
@@ -163,22 +167,37 @@ class Artifact:
         Raises:
             DiagnosticError: wrong-artifact-input.
         """
-        n, *rest = self.image_shape
-        if image.dtype != np.float32 or image.ndim != 4 or [*image.shape[1:]] != rest or not 1 <= len(image) <= n:
-            shape = "x".join(map(str, image.shape))
-            wanted = "x".join(map(str, self.image_shape))
-            summary = f"{self.name} takes float32 {wanted}, and not {image.dtype} {shape}"
+        given = {"image": image, **others}
+        names = [described["name"] for described in self.manifest["inputs"]]
+        if given.keys() != set(names):
+            summary = f"{self.name} takes {', '.join(names)}, and not {', '.join(given)}"
             raise DiagnosticError(WRONG_INPUT.at(None, summary))
         count = len(image)
-        if count < n:
-            image = np.concatenate([image, np.zeros((n - count, *rest), np.float32)])
-        return {name: value[:count] for name, value in self._engine(image=image).items()}
+        whole = {}
+        for described in self.manifest["inputs"]:
+            array = given[described["name"]]
+            n, *rest = described["shape"]
+            if array.dtype != described["dtype"] or [*array.shape] != [count, *rest] or not 1 <= count <= n:
+                shape, wanted = ("x".join(map(str, sizes)) for sizes in (array.shape, described["shape"]))
+                what = "" if described["name"] == "image" else f"{described['name']} of "
+                summary = f"{self.name} takes {what}{described['dtype']} {wanted}, and not {array.dtype} {shape}"
+                raise DiagnosticError(WRONG_INPUT.at(None, summary))
+            if count < n:
+                array = np.concatenate([array, np.zeros((n - count, *rest), array.dtype)])
+            whole[described["name"]] = array
+        return {name: value[:count] for name, value in self._engine(**whole).items()}
 
     def predictor(self) -> Predictor:
         """This detector with what belongs before and after it: pictures in, boxes in their pixels out.
 
         Images are fitted into the artifact's size, keeping their ratio.
+
+        Raises:
+            DiagnosticError: proposals-missing, where it takes more than an image.
         """
+        if len(self.manifest["inputs"]) > 1:
+            summary = f"{self.name} takes proposals beside an image"
+            raise DiagnosticError(PROPOSALS_MISSING.at(None, summary, detail="call the artifact itself with them"))
         from detc.runtime.data.preprocess import Preprocess
         from detc.runtime.data.transforms import Normalize, Resize
         from detc.runtime.predict import Predictor

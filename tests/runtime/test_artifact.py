@@ -323,6 +323,7 @@ def test_post_processing_that_is_wrong_is_noticed_without_trained_weights(tiny: 
 
 BOXES = np.array([[0, 0, 10, 10], [20, 20, 60, 60], [0, 0, 0, 0]], np.float32)
 ONE = {"boxes": BOXES, "scores": np.array([0.9, 0.5, 0], "f4"), "classes": np.array([1, 2, -1])}
+MASKS = np.arange(12, dtype="f4").reshape(3, 2, 2) / 12
 
 
 @pytest.mark.parametrize(
@@ -336,10 +337,19 @@ ONE = {"boxes": BOXES, "scores": np.array([0.9, 0.5, 0], "f4"), "classes": np.ar
         ({"classes": np.array([1, 1, -1])}, (1, 2)),
         ({"classes": np.array([1, 2, 0])}, (2, 3)),
         ({"classes": np.array([1, -1, -1])}, (1, 2)),
+        ({"masks": MASKS + np.float32(0.01)}, (2, 2)),
+        ({"masks": MASKS[[1, 0, 2]]}, (0, 2)),
     ],
 )
 def test_detections_match_one_to_one(change: dict[str, np.ndarray], matched: tuple[int, int]) -> None:
-    assert match(ONE, {**ONE, **change}) == matched
+    masked = {**ONE, "masks": MASKS}
+    assert match(masked, {**masked, **change}) == matched
+
+
+def test_proposals_match_by_boxes_and_scores() -> None:
+    one = {name: ONE[name] for name in ("boxes", "scores")}
+    assert match(one, one) == (2, 2)
+    assert match(one, {**one, "scores": np.array([0.9, 0, 0], "f4")}) == (1, 2)
 
 
 def test_equal_scores_may_swap() -> None:
@@ -415,6 +425,129 @@ def test_code_for_another_processor_is_not_run(
     monkeypatch.setattr("detc.runtime.export.missing_features", lambda _: ["avx10"])
     verification = export(tiny, module, tmp_path / "x.detc", target="llvm", height=SIZE[0], width=SIZE[1])
     assert str(verification) == "not run: this processor lacks avx10"
+
+
+# ---- detectors of two stages -----------------------------------------------------------------------------------------
+
+STAGES = """
+import ResNet from "lib/backbones.det"
+import FPN from "lib/necks.det"
+import RPNHead, Proposals from "lib/proposals.det"
+import RegionHead, RegionBoxes, RegionMasks, CascadeRegionHead from "lib/regions.det"
+import TwoStage, ProposalNetwork, GivenProposals from "lib/models.det"
+import Detection from "lib/heads.det"
+import voc from "lib/data.det"
+
+let standardized = Conv2d(standardize = true)
+let few = Detection(before = 200, keep = 30)
+
+detector masks : TwoStage {
+    backbone  = ResNet(18, channels = 8, conv = standardized, norm = GroupNorm(4))
+    neck      = FPN(16, conv = standardized, norm = GroupNorm(4))
+    rpn       = RPNHead(channels = 16)
+    head      = RegionHead(
+        box = RegionBoxes(convs = 1, layers = 1, channels = 16, conv = standardized, norm = GroupNorm(4)),
+        mask = RegionMasks(convs = 1, channels = 16),
+        detection = few,
+    )
+    data      = voc(["cat", "dog", "fish"], root = "pets")
+    proposals = Proposals(before = 60, keep = 50)
+}
+
+detector cascade = masks with {
+    head = CascadeRegionHead(
+        box = RegionBoxes(features = 32, agnostic = true),
+        mask = RegionMasks(convs = 0, channels = 16),
+        detection = few,
+    )
+}
+
+detector proposals : ProposalNetwork {
+    backbone  = ResNet(18, channels = 8)
+    neck      = FPN(16)
+    head      = RPNHead(channels = 16)
+    data      = voc(["cat", "dog", "fish"], root = "pets")
+    proposals = Proposals(before = 60, keep = 50)
+}
+
+detector given : GivenProposals {
+    backbone = ResNet(18, channels = 8)
+    neck     = FPN(16)
+    head     = RegionHead(box = RegionBoxes(features = 32), detection = few)
+    data     = voc(["cat", "dog", "fish"], root = "pets")
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def stages(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("stages") / "stages.det"
+    path.write_text(STAGES)
+    return path
+
+
+def restless(detector: detc.Detector) -> torch.fx.GraphModule:
+    """The predict module with weights that tell anchors and regions apart."""
+    torch.manual_seed(0)
+    module = detector.module("predict")
+    with torch.no_grad():
+        for key, value in module.state_dict().items():
+            if key.endswith(("rpn_cls.weight", "rpn_reg.weight")):
+                value.mul_(30)
+            if key.endswith(("fc_cls.weight", "fc_reg.weight")):
+                value.mul_(20)
+    return module
+
+
+@pytest.mark.parametrize(
+    ("name", "target", "outputs"),
+    [
+        ("masks", "llvm", ["boxes", "scores", "classes", "masks"]),
+        ("masks", "onnx", ["boxes", "scores", "classes", "masks"]),
+        ("cascade", "onnx", ["boxes", "scores", "classes", "masks"]),
+        ("proposals", "onnx", ["boxes", "scores"]),
+        ("given", "onnx", ["boxes", "scores", "classes"]),
+    ],
+)
+def test_detectors_of_two_stages(stages: Path, tmp_path: Path, name: str, target: str, outputs: list[str]) -> None:
+    detector = detc.load(stages, name)
+    module = restless(detector)
+    path = tmp_path / "two.detc"
+    height, width = SIZE
+    verification = export(detector, module, path, target=target, height=height, width=width)
+    assert verification.status == "passed"
+    assert min(verification.made_up_matched, verification.matched) > 20
+    loaded = Artifact.load(path)
+    assert [output["name"] for output in loaded.manifest["outputs"]] == outputs
+    inputs = {"image": image_like(7, (1, 3, *SIZE))}
+    if name == "given":
+        corner = np.random.default_rng(0).uniform(0, 40, (1, 1000, 2))
+        inputs["proposals"] = np.concatenate([corner, corner + 20], axis=2).astype(np.float32)
+        inputs["proposal_scores"] = (np.arange(1000) < 400).astype(np.float32)[None]
+    found = loaded(**inputs)
+    with torch.inference_mode():
+        wanted = module.eval()(**{name: torch.from_numpy(array) for name, array in inputs.items()})
+    wanted = {name: value.numpy() for name, value in wanted.items()}
+    assert {key: (value.shape, value.dtype) for key, value in found.items()} == {
+        key: (value.shape, value.dtype) for key, value in wanted.items()
+    }
+    matched, count = match(*({key: each[key][0] for key in each} for each in (wanted, found)))
+    assert matched >= 0.98 * count > 5
+    if name == "given":
+        with pytest.raises(DiagnosticError, match="wrong-artifact-input"):
+            loaded(inputs["image"])
+        with pytest.raises(DiagnosticError, match="wrong-artifact-input"):
+            loaded(**{**inputs, "proposals": inputs["proposals"][:, :900]})
+        with pytest.raises(DiagnosticError, match="proposals-missing"):
+            loaded.predictor()
+        return
+    nothing = loaded(np.full((1, 3, *SIZE), np.nan, np.float32))
+    assert {key: value.shape for key, value in nothing.items()} == {key: value.shape for key, value in found.items()}
+    picture = np.random.default_rng(0).integers(0, 256, (120, 90, 3), dtype=np.uint8)
+    (seen,) = loaded.predictor()([picture])
+    assert len(seen.boxes) > 0
+    assert (seen.masks is not None) == ("masks" in outputs)
+    assert loaded.predictor().classes == (("cat", "dog", "fish") if "classes" in outputs else ("object",))
 
 
 SPECS = Path(detc.__file__).parent / "specs"
