@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from html import escape
 from itertools import pairwise
 
+import networkx as nx
+
 from detc.compiler.draw.layers import Layers, layers
 from detc.compiler.draw.parts import Part, find, whole
 from detc.compiler.draw.pyramid import Arrow, Cell, Kind, Plan, plan
@@ -299,12 +301,25 @@ class _Pyramid:
             canvas.words(0, low + self.R + 36, "image", 10)
             canvas.words(6, high - self.R - 20, self.before.name, 11, "end", bold=True)
         low, high = (end(self.rows[plan.cells[value].level] for value in plan.outputs) for end in (max, min))
-        x = self.last + 64
-        for part in self.after:
+        x, middle = self.last + 64, (low + high) / 2
+        for index, part in enumerate(self.after):
+            if index and self._feeds(self.after[index - 1], part):
+                # A second stage reads what the first found, and the features again.
+                canvas.arrow([(x - 16, middle), (x + 12, middle)], PALE)
+                below = low + 36
+                canvas.arrow(
+                    [(self.last + 40, low), (self.last + 40, below), (x + 28, below), (x + 28, low + 21.5)], PALE
+                )
+                x += 14
             width = 24 + 6.8 * len(part.name)
             canvas.box(x, high - 20, width, low - high + 40, part.path)
-            canvas.words(x + width / 2, (low + high) / 2 + 4, part.name, 11, bold=True)
+            canvas.words(x + width / 2, middle + 4, part.name, 11, bold=True)
             x += width + 16
+
+    def _feeds(self, first: Part, second: Part) -> bool:
+        """Whether something of `second` is computed from what `first` makes."""
+        reached = {name for node in first.nodes for name in nx.descendants(self.graph.nx, node)}
+        return not reached.isdisjoint(second.nodes)
 
     def _legend(self) -> None:
         """A line for every kind of arrow that occurs, with the labels it goes through."""
