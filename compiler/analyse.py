@@ -70,7 +70,8 @@ class Summary:
 
     Of the train view, `total.saved_bytes` are those of the distinct storages of activations that autograd keeps, and
     `total.packed_bytes` those of the activations in all calls of a hook on saved tensors. `saved_weight_bytes` and
-    `packed_weight_bytes` are the same of parameters and buffers. `recomputation` is there where some are recomputed.
+    `packed_weight_bytes` are the same of parameters and buffers. `positives` is how many regions of an image were
+    taken to have a class, where that matters. `recomputation` is there where some activations are recomputed.
 
     `uncounted` says how often ops occur that `RULES` lacks: a project's own, whose arithmetic and saved tensors are
     missing from the sums.
@@ -88,6 +89,7 @@ class Summary:
     peak_bytes: int
     saved_weight_bytes: int = 0
     packed_weight_bytes: int = 0
+    positives: int | None = None
     recomputation: Recomputation | None = None
     uncounted: Mapping[str, int] = field(default_factory=dict)
 
@@ -162,6 +164,7 @@ def summarise(
         peak_bytes=memory.step_peak(recomputed) if view == "train" else memory.peak(),
         saved_weight_bytes=sum(dict(weights).values()),
         packed_weight_bytes=sum(size for _, size in weights),
+        positives=memory.most_positives(),
         recomputation=None if recomputed == NOTHING else _recomputation(memory, recomputed),
         uncounted=uncounted,
     )

@@ -117,6 +117,12 @@ class Memory(Backward):
         self.bytes = cache(self._bytes)
         self.sized = cache(self._sized)
 
+    def most_positives(self) -> int | None:
+        """The regions of an image that are taken to have a class, where something is computed of those alone."""
+        used = {value for node in self.order for value in node.operands}
+        drawn = [Value(node.name, 1) for node in self.order if node.op == "sample_rows"]
+        return max((self.shape(value)[1] for value in drawn if value in used), default=None)
+
     def _shape(self, value: Value) -> Shape:
         return tuple(evaluate(self._certain(dim), *self.size) for dim in self.graph.type_of(value).shape)
 

@@ -113,6 +113,8 @@ def test_fewer_regions_with_a_class_keep_less(folder: Path) -> None:
     kept = [
         summarise(graph, "train", SIZE, SIZE, BATCH, positives=count).total.saved_bytes for count in (None, 99, 4, 1)
     ]
+    assert summarise(graph, "train", SIZE, SIZE).positives == 4
+    assert predicted(small_detector(folder, "faster_rcnn")).positives is None
     # A quarter of 16 regions at most; a mask's are 14 x 14 cells of 16 channels, several times.
     assert kept[0] == kept[1] == kept[2]
     assert kept[2] - kept[3] > 3 * BATCH * 5 * 16 * 14 * 14 * 4

@@ -103,6 +103,8 @@ def _memory(summary: Summary, trained: bool) -> Iterable[str]:
         f"Such a hook is also handed parameters and buffers: {_bytes(summary.saved_weight_bytes)} in distinct "
         f"storages, {_bytes(summary.packed_weight_bytes)} in all calls."
     )
+    if summary.positives is not None:
+        yield f"This is for {summary.positives} regions with a class in an image, of those drawn; --positives sets it."
     if again is not None:
         plain = f"{_bytes(again.plain_saved_bytes)} (in every call {_bytes(again.plain_packed_bytes)})"
         yield (
