@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +12,13 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from small_graphs import Small
 
 import detc
 from detc.compiler.emit.onnx import model as onnx_model
 from detc.compiler.emit.onnx.lowerings import LOWERINGS as ONNX
 from detc.compiler.emit.tvm.lowerings import LOWERINGS as TVM
+from detc.compiler.graph import Value
 from detc.dsl.diagnostics import DiagnosticError
 from detc.runtime import agreement, artifact
 from detc.runtime.agreement import Judge, head_error, image_like, match
@@ -319,6 +322,72 @@ def test_post_processing_that_is_wrong_is_noticed_without_trained_weights(tiny: 
     assert verification.detections == 0
     assert verification.status == "failed"
     assert verification.made_up_matched < 0.5 * verification.made_up
+
+
+class Altered:
+    """A judge, but for an error in its networks' results, and, of the whole, other errors or boxes elsewhere."""
+
+    def __init__(self, judge: Judge, error: float = 0.0, noise: float = 0.0, shift: float = 0.0) -> None:
+        self.judge, self.error, self.noise, self.shift = judge, error, noise, shift
+
+    def __call__(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        found = self.judge.outputs(self.judge.values(inputs, self.noise))
+        return {**found, "boxes": found["boxes"] + np.float32(self.shift)}
+
+    def part(self, index: int, given: list[np.ndarray]) -> list[np.ndarray]:
+        results = self.judge.part(index, given)
+        return results if self.judge.parts[index].chooses else [result + np.float32(self.error) for result in results]
+
+
+def detecting(rows: Callable[[Small], Value]) -> Judge:
+    """A judge whose only network gives scores of three classes for each pixel, (N, 256, 3)."""
+    small = Small(16, 16)
+    scores, index, classes = small.add("select_top", rows(small), count=40, threshold=0.0)
+    sizes = {"scales": (1.0,), "ratios": (1.0,), "base": None, "offset": 0.5, "step": 1.0}
+    boxes = small.add("gather_rows", small.add("anchor_grid", Value("image"), **sizes), index)
+    kept = small.add("nms", boxes, scores, classes, iou=0.5, keep=30)
+    return Judge(small.graph(**dict(zip(("boxes", "scores", "classes"), kept, strict=True))), {})
+
+
+def pixels(small: Small) -> Value:
+    return small.add("per_anchor", Value("image"), fields=3)
+
+
+def cancelled(small: Small) -> Value:
+    """The same, of which rounding has left three digits."""
+    rows = pixels(small)
+    large = small.add("add", rows, small.add("scale", rows, factor=1e4))
+    return small.add("add", large, small.add("scale", rows, factor=-1e4))
+
+
+@pytest.mark.parametrize(
+    ("rows", "error", "status"), [(pixels, 6e-4, "failed"), (cancelled, 6e-4, "passed"), (cancelled, 6e-2, "failed")]
+)
+def test_an_error_may_be_as_large_as_rounding_makes_it(
+    rows: Callable[[Small], Value], error: float, status: str
+) -> None:
+    verification = agreement.compare(detecting(rows), Altered(detecting(rows), error), (1, 3, 16, 16))
+    assert verification.matched == verification.detections > 20
+    assert verification.status == status
+    assert (verification.rounding > 1e-4) == (rows is cancelled)
+
+
+def tied(small: Small) -> Value:
+    return small.add("sigmoid", small.add("scale", pixels(small), factor=1e-6))
+
+
+@pytest.mark.parametrize(
+    ("rows", "noise", "shift", "status"),
+    [(tied, 3e-6, 0.0, "passed"), (pixels, 3e-6, 0.0, "passed"), (pixels, 0.0, 3.0, "failed")],
+)
+def test_what_is_chosen_among_equals_may_differ(
+    rows: Callable[[Small], Value], noise: float, shift: float, status: str
+) -> None:
+    candidate = Altered(detecting(rows), 2e-6, noise, shift)
+    verification = agreement.compare(detecting(rows), candidate, (1, 3, 16, 16))
+    assert verification.status == status
+    assert (verification.stable < 0.5 * verification.detections) == (rows is tied)
+    assert (verification.matched < 0.5 * verification.detections) == (rows is tied or shift > 0)
 
 
 BOXES = np.array([[0, 0, 10, 10], [20, 20, 60, 60], [0, 0, 0, 0]], np.float32)
