@@ -7,7 +7,7 @@ import io
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,9 @@ from detc.runtime.data.preprocess import Detections, Placement, Preprocess
 from detc.runtime.data.proposals import pack_proposals, write_arrays
 from detc.runtime.data.reading import read_split
 from detc.runtime.data.results import coco_results, coco_truth
-from detc.runtime.data.settings import data_root
+from detc.runtime.data.settings import Lvis, Source, Voc, data_root
+from detc.runtime.evaluation.frequency import class_frequencies, mean_by_frequency
+from detc.runtime.evaluation.voc import voc_figures, voc_mean
 from detc.runtime.files import write_json, write_text, write_whole
 from detc.runtime.predict import Engine, FxEngine, data_of, default_device, loaded_module, preprocess_of
 
@@ -38,6 +40,10 @@ MASK_METRICS = tuple(f"mask_{name}" for name in METRICS)
 # Of a detector that tells no classes apart: how many of the objects its boxes find.
 PROPOSAL_METRICS = ("AR100", "AR300", "AR1000", "ARs", "ARm", "ARl")
 PROPOSAL_COUNTS = (100, 300, 1000)
+# On VOC's data also the AP50 of its own rules: the area under the curve, from 2010 on, and 11 points of it, in 2007.
+VOC_METRICS = ("VOC_AP50", "VOC07_AP50")
+# On LVIS's data also the AP of rare, common and frequent classes.
+FREQUENCY_METRICS = ("APr", "APc", "APf")
 # LVIS counts up to 300 boxes of an image; pycocotools counts those of each class, of which fewer are there.
 MOST_BOXES, MOST_BOXES_LVIS = 100, 300
 
@@ -51,6 +57,10 @@ class ClassFigures:
     ap: float
     ap50: float
     mask_ap: float = math.nan
+    # By VOC's rules of 2010 and of 2007, and LVIS's "rare", "common" or "frequent", where the data is theirs.
+    voc_ap50: float = math.nan
+    voc07_ap50: float = math.nan
+    frequency: str = ""
 
 
 @dataclass(frozen=True)
@@ -58,6 +68,7 @@ class Evaluation:
     """`metrics` maps names to values from 0 to 1, nan where the data has no object of that size.
 
     The names are METRICS, of detectors with masks MASK_METRICS too; or PROPOSAL_METRICS, with no figures of classes.
+    VOC_METRICS and FREQUENCY_METRICS follow on data in those forms.
     """
 
     metrics: dict[str, float]
@@ -73,6 +84,10 @@ class Evaluation:
     def has_masks(self) -> bool:
         return MASK_METRICS[0] in self.metrics
 
+    @property
+    def has_voc(self) -> bool:
+        return VOC_METRICS[0] in self.metrics
+
     def as_json(self) -> dict[str, Any]:
         """The figures, nan as null."""
 
@@ -82,6 +97,8 @@ class Evaluation:
         rows = [
             {"name": c.name, "objects": c.objects, "AP": plain(c.ap), "AP50": plain(c.ap50)}
             | ({"mask_AP": plain(c.mask_ap)} if self.has_masks else {})
+            | (dict(zip(VOC_METRICS, map(plain, (c.voc_ap50, c.voc07_ap50)), strict=True)) if self.has_voc else {})
+            | ({"frequency": c.frequency} if c.frequency else {})
             for c in self.classes
         ]
         return {
@@ -190,12 +207,51 @@ def evaluate(
     found = {image.number: detections for image, detections in detect(engine, batches)}
     tells_classes = "classes" in view.views["predict"]
     evaluation = evaluation_of(dataset, found, tells_classes) if measure else None
+    if evaluation is not None and tells_classes:
+        evaluation = by_their_own_rules(evaluation, settings.sources(split), root, dataset, found)
     return Measured(evaluation, dataset, found, tells_classes)
 
 
 def evaluation_of(dataset: Dataset, found: Mapping[int, Detections], tells_classes: bool) -> Evaluation:
     """COCO's metrics of what a detector found, by image number: of objects, or of proposals."""
     return coco_metrics(dataset, found) if tells_classes else proposal_metrics(dataset, found)
+
+
+def by_their_own_rules(
+    evaluation: Evaluation,
+    sources: Sequence[Source],
+    root: Path,
+    dataset: Dataset,
+    found: Mapping[int, Detections],
+) -> Evaluation:
+    """The evaluation with what VOC or LVIS report on their own data, if all of the data is theirs."""
+    if all(isinstance(source, Voc) for source in sources):
+        figures = voc_figures(dataset, found)
+        classes = tuple(
+            replace(c, voc_ap50=f.area, voc07_ap50=f.points) for c, f in zip(evaluation.classes, figures, strict=True)
+        )
+        means = voc_mean([f.area for f in figures]), voc_mean([f.points for f in figures])
+        metrics = evaluation.metrics | dict(zip(VOC_METRICS, means, strict=True))
+        return replace(evaluation, metrics=metrics, classes=classes)
+    if all(isinstance(source, Lvis) for source in sources):
+        known: dict[str, str] = {}
+        for source in sources:
+            if isinstance(source, Lvis):
+                known |= class_frequencies(root / source.annotations)
+        return with_frequencies(evaluation, known) if known else evaluation
+    return evaluation
+
+
+def with_frequencies(evaluation: Evaluation, known: Mapping[str, str]) -> Evaluation:
+    """The evaluation with the AP of rare, common and frequent classes, of boxes and of masks."""
+    classes = tuple(replace(c, frequency=known.get(c.name, "")) for c in evaluation.classes)
+    frequencies = [c.frequency for c in classes]
+    means = mean_by_frequency([c.ap for c in classes], frequencies)
+    metrics = evaluation.metrics | dict(zip(FREQUENCY_METRICS, means.values(), strict=True))
+    if evaluation.has_masks:
+        means = mean_by_frequency([c.mask_ap for c in classes], frequencies)
+        metrics |= {f"mask_{name}": v for name, v in zip(FREQUENCY_METRICS, means.values(), strict=True)}
+    return replace(evaluation, metrics=metrics, classes=classes)
 
 
 def coco_metrics(dataset: Dataset, found: Mapping[int, Detections]) -> Evaluation:
@@ -205,14 +261,12 @@ def coco_metrics(dataset: Dataset, found: Mapping[int, Detections]) -> Evaluatio
     boxes of classes that nobody looked for are left out, and of classes that are not wholly annotated those too much
     cost nothing. Objects without a usable mask do not count in the figures of masks.
     """
-    federated = any(image.absent is not None for image in dataset.images)
-    counts = (1, 10, MOST_BOXES_LVIS if federated else MOST_BOXES)
-    results = _judged_alone(dataset, coco_results(dataset, found)) if federated else coco_results(dataset, found)
-    boxes = _run(dataset, results, "bbox", counts)
+    results, counts = counted_results(dataset, found)
+    boxes = coco_run(dataset, results, "bbox", counts)
     metrics = dict(zip(METRICS, _figures(boxes), strict=True))
     has_masks = any(detections.masks is not None for detections in found.values())
     if has_masks:
-        pixels = _run(dataset, results, "segm", counts)
+        pixels = coco_run(dataset, results, "segm", counts)
         metrics |= dict(zip(MASK_METRICS, _figures(pixels), strict=True))
     figures = []
     for index, (name, count) in enumerate(zip(dataset.classes, dataset.counts(), strict=True)):
@@ -223,21 +277,35 @@ def coco_metrics(dataset: Dataset, found: Mapping[int, Detections]) -> Evaluatio
     return Evaluation(metrics, tuple(figures), len(dataset.images))
 
 
+def counted_results(
+    dataset: Dataset, found: Mapping[int, Detections]
+) -> tuple[list[dict[str, Any]], tuple[int, int, int]]:
+    """The results that count, in COCO's form, and of how many boxes AR is."""
+    results = coco_results(dataset, found)
+    federated = any(image.absent is not None for image in dataset.images)
+    return (_judged_alone(dataset, results), (1, 10, MOST_BOXES_LVIS)) if federated else (results, (1, 10, MOST_BOXES))
+
+
 def proposal_metrics(dataset: Dataset, found: Mapping[int, Detections]) -> Evaluation:
     """The share of all objects, of whatever class, that the best 100, 300 and 1000 boxes of their image find.
 
     It is averaged over IoU 0.50 to 0.95, as COCO's metrics are. Images that are not in `found` count as without a box.
     """
-    run = _run(dataset, coco_results(dataset, found), "bbox", PROPOSAL_COUNTS, classes=False)
+    run = coco_run(dataset, coco_results(dataset, found), "bbox", PROPOSAL_COUNTS, classes=False)
     recall = run.eval["recall"][:, 0]  # (IoU thresholds, areas, most detections)
     values = [*(_mean(recall[:, 0, most]) for most in range(3)), *(_mean(recall[:, area, -1]) for area in (1, 2, 3))]
     return Evaluation(dict(zip(PROPOSAL_METRICS, values, strict=True)), (), len(dataset.images))
 
 
-def _run(
-    dataset: Dataset, results: list[dict[str, Any]], kind: str, counts: tuple[int, ...], classes: bool = True
+def coco_run(
+    dataset: Dataset,
+    results: list[dict[str, Any]],
+    kind: str,
+    counts: tuple[int, ...],
+    classes: bool = True,
+    thresholds: Sequence[float] | None = None,
 ) -> Any:
-    """pycocotools' evaluation of results ("bbox" or "segm"), accumulated."""
+    """pycocotools' evaluation of results ("bbox" or "segm"), accumulated; at COCO's IoU thresholds or these."""
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
@@ -256,6 +324,8 @@ def _run(
         run = COCOeval(truth, scored, kind)
         run.params.maxDets = list(counts)
         run.params.useCats = int(classes)
+        if thresholds is not None:
+            run.params.iouThrs = np.asarray(thresholds, np.float64)
         run.evaluate()
         run.accumulate()
     return run

@@ -44,9 +44,10 @@ def evaluate(
 
 def _print(evaluation: Evaluation, split: str) -> None:
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
-    from detc.runtime.evaluate import MASK_METRICS, METRICS
+    from detc.runtime.evaluate import VOC_METRICS
 
     console = Console(highlight=False)
     metrics = evaluation.metrics
@@ -60,16 +61,21 @@ def _print(evaluation: Evaluation, split: str) -> None:
     console.print(f"{evaluation.images} images of {split}; COCO {kind}, computed by pycocotools")
     if evaluation.classes:
         table = Table(box=None, header_style="bold", pad_edge=False)
-        for name in ("class", "objects", "AP", "AP50", *(["mask AP"] if evaluation.has_masks else [])):
+        more = ["mask AP"] if evaluation.has_masks else ["VOC AP50", "VOC07 AP50"] if evaluation.has_voc else []
+        for name in ("class", "objects", "AP", "AP50", *more):
             table.add_column(name, justify="left" if name == "class" else "right")
         for row in evaluation.classes:
-            masks = [_figure(row.mask_ap)] if evaluation.has_masks else []
-            table.add_row(row.name, str(row.objects), _figure(row.ap), _figure(row.ap50), *masks)
+            values = [row.mask_ap] if evaluation.has_masks else [row.voc_ap50, row.voc07_ap50][: len(more)]
+            figures = [_figure(value) for value in (row.ap, row.ap50, *values)]
+            table.add_row(escape(row.name), str(row.objects), *figures)
         objects = str(sum(row.objects for row in evaluation.classes))
-        masks = [_figure(metrics[MASK_METRICS[0]])] if evaluation.has_masks else []
-        table.add_row("all", objects, _figure(metrics["AP"]), _figure(metrics["AP50"]), *masks, style="bold")
+        names = ("AP", "AP50", *(["mask_AP"] if evaluation.has_masks else VOC_METRICS[: len(more)]))
+        table.add_row("all", objects, *(_figure(metrics[name]) for name in names), style="bold")
         console.print(table)
-    lines = {"boxes  ": METRICS, "masks  ": MASK_METRICS} if evaluation.has_masks else {"": tuple(metrics)}
+    lines: dict[str, tuple[str, ...]] = {"": tuple(metrics)}
+    if evaluation.has_masks:
+        masks = tuple(name for name in metrics if name.startswith("mask_"))
+        lines = {"boxes  ": tuple(name for name in metrics if name not in masks), "masks  ": masks}
     for start, names in lines.items():
         figures = (f"{name.removeprefix('mask_')} {_figure(metrics[name])}" for name in names)
         console.print(start + "  ".join(figures), soft_wrap=True)
