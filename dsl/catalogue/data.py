@@ -300,3 +300,74 @@ Wrong: Coco("annotations/instances_train2017.json", "train2017", proposals = "rp
 Right: Coco("annotations/instances_val2017.json", "val2017", proposals = "rpn_val2017.npz")
 """,
 )
+
+IDS_WITH_GAPS = Kind(
+    "E0621",
+    "ids-with-gaps",
+    """
+The ids of the categories in a COCO file are not 1, 2, 3 and so on, or are others than in another file of the same data.
+COCO's own have gaps.
+
+Nothing is wrong for detc, which matches classes by name and writes results with the file's own ids. Programs that take
+an id for a class number train on the wrong classes, or stop with an index out of range.
+
+Wrong, for such programs: "categories": [{"id": 1, "name": "cat"}, {"id": 7, "name": "dog"}]
+Right: "categories": [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]
+""",
+    severity="warning",
+)
+
+IMAGE_EMPTY = Kind(
+    "E0622",
+    "image-empty",
+    """
+Images without an object that is trained on: none is annotated, or all are crowds, difficult, or of classes that the
+spec does not list. They are left out of training unless the spec's data has `keep_empty = true`. An evaluation uses
+them: what is found there is wrong.
+
+Wrong, where images without objects are to teach what is none: data = coco_detection()
+Right: data = Data(keep_empty = true, ...)
+""",
+    severity="warning",
+)
+
+IMAGE_DAMAGED = Kind(
+    "E0623",
+    "image-damaged",
+    """
+An image file has its beginning and its end, and something between is broken. OpenCV fills the rest with what it has, or
+with grey, and detc trains on that: only `detc data check --decode`, which decodes every image with a second library as
+well, finds such files. Pixels that were changed so that they still decode are found by nobody.
+
+Wrong: a file from a failing disk.
+Right: fetch the file again, or remove it from the annotations.
+""",
+    severity="warning",
+)
+
+SPLITS_OVERLAP = Kind(
+    "E0624",
+    "splits-overlap",
+    """
+Images that are trained on are evaluated on too, so the figures say how well the detector remembers, not how well it
+finds. Some published settings do so; a new one should not.
+
+Wrong: a val.txt whose names are in train.txt as well.
+Right: each image in one list.
+""",
+    severity="warning",
+)
+
+DATA_UNRECOGNISED = Kind(
+    "E0625",
+    "data-unrecognised",
+    """
+What was given as data is neither a file or folder in COCO's or LVIS's JSON form nor a folder in Pascal VOC's layout.
+
+COCO and LVIS: a JSON file with "images", "annotations" and "categories", or a folder with such files, in it or in its
+folder annotations/. Pascal VOC: a folder with JPEGImages/, Annotations/ and lists in ImageSets/Main/.
+
+Wrong: detc data check pets/JPEGImages
+Right: detc data check pets
+""",
+)

@@ -4,73 +4,108 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from detc.dsl.catalogue.data import ANNOTATION_UNREADABLE, DATA_MISSING, DUPLICATE_ID, PATH_OUTSIDE
 from detc.dsl.diagnostics import DiagnosticError, Kind
-from detc.runtime.data.dataset import Judged, RawImage, RawObject, RawSource
+from detc.runtime.data.dataset import Findings, Judged, RawImage, RawObject, RawSource
 from detc.runtime.data.masks import Mask, MaskProblem, read_mask
 
 LARGEST_FILE = 8 << 30
 NOWHERE = (math.nan, math.nan, math.nan, math.nan)
+T = TypeVar("T")
 
 
-def read_coco(annotations: Path, images: Path, masks: bool = False) -> RawSource:
+class _Fault(Exception):
+    """What is wrong with one entry of a file, in words for a count of such, and which entry it is."""
+
+    def __init__(self, kind: Kind, what: str, where: object) -> None:
+        super().__init__(what)
+        self.kind, self.what, self.where = kind, what, str(where)[:80]
+
+
+def read_coco(annotations: Path, images: Path, masks: bool = False, findings: Findings | None = None) -> RawSource:
     """The images and objects of a COCO annotation file whose images lie in the folder `images`.
 
-    With `masks`, what its `segmentation` says of every object is read too.
+    With `masks`, what its `segmentation` says of every object is read too. All faults of the file are reported at once,
+    or kept in `findings`, where it keeps going, and their entries left out.
 
     Raises:
         DiagnosticError: data-missing, annotation-unreadable, duplicate-id, path-outside.
     """
-    return _read(annotations, images, masks, lvis=False)
+    return _read(annotations, images, masks, False, findings or Findings())
 
 
-def read_lvis(annotations: Path, images: Path, masks: bool = False) -> RawSource:
+def read_lvis(annotations: Path, images: Path, masks: bool = False, findings: Findings | None = None) -> RawSource:
     """As `read_coco`, of an LVIS annotation file, of version 0.5 or 1.
 
     Raises:
         DiagnosticError: as `read_coco`.
     """
-    return _read(annotations, images, masks, lvis=True)
+    return _read(annotations, images, masks, True, findings or Findings())
 
 
-def _read(annotations: Path, images: Path, masks: bool, lvis: bool) -> RawSource:
+def _read(annotations: Path, images: Path, masks: bool, lvis: bool, findings: Findings) -> RawSource:
     for path, there in ((annotations, annotations.is_file()), (images, images.is_dir())):
         if not there:
             hint = "--data ROOT on the command line says where the data lies"
             raise DiagnosticError(DATA_MISSING.at(None, f"{path} is not there", detail=hint))
     content = _load(annotations)
+
+    def each(entries: Iterable[dict[str, Any]], read: Callable[[dict[str, Any]], T]) -> list[T]:
+        done = []
+        for entry in entries:
+            try:
+                done.append(read(entry))
+            except _Fault as fault:
+                findings.add(fault.kind, f"{annotations}: {fault.what}", fault.where)
+        return done
+
+    names: dict[int, str] = {}
+    known: set[str] = set()
+    raw: dict[int, RawImage] = {}
+    objects: dict[int, list[RawObject]] = {}
     categories = _entries(content, "categories", annotations)
     entries = _entries(content, "images", annotations)
-    names = {_get(c, "id", int, annotations): _get(c, "name", str, annotations) for c in categories}
-    if len(names) < len(categories) or len(set(names.values())) < len(names):
-        _fail(DUPLICATE_ID, annotations, "two categories have the same id or name")
-    sizes = {
-        _get(entry, "id", int, annotations): (
-            _get(entry, "width", int, annotations),
-            _get(entry, "height", int, annotations),
-        )
-        for entry in entries
+    # Also of entries with a fault, of which nothing more is to be said.
+    declared = {
+        key: {e["id"] for e in listed if isinstance(e.get("id"), int)}
+        for key, listed in (("category_id", categories), ("image_id", entries))
     }
-    if len(sizes) < len(entries):
-        _fail(DUPLICATE_ID, annotations, "two images have the same id")
-    objects: dict[int, list[RawObject]] = {number: [] for number in sizes}
-    for item in _entries(content, "annotations", annotations):
-        image_id, category = _get(item, "image_id", int, annotations), _get(item, "category_id", int, annotations)
-        if image_id not in objects or category not in names:
-            what = f"image_id {image_id}" if image_id not in objects else f"category_id {category}"
-            _fail(ANNOTATION_UNREADABLE, annotations, f"annotation {item.get('id')} has {what}, which is not declared")
-        mask = _mask(item, sizes[image_id]) if masks else None
-        objects[image_id].append(_object(item, names[category], mask))
-    raw = []
-    for entry in entries:
-        name = _lvis_name(entry, annotations) if lvis else _get(entry, "file_name", str, annotations)
-        path = _image_path(images, name, annotations)
-        judged = _judged(entry, names, annotations) if lvis else None
-        raw.append(RawImage(path, sizes[entry["id"]], objects[entry["id"]], entry["id"], judged=judged))
-    return RawSource(str(annotations), raw, {name: number for number, name in names.items()}, masks)
+
+    def category(entry: dict[str, Any]) -> None:
+        number, name = _get(entry, "id", int), _get(entry, "name", str)
+        if number in names or name in known:
+            raise _Fault(DUPLICATE_ID, "categories of the same id or name as another", f"{name} ({number})")
+        names[number] = name
+        known.add(name)
+
+    def image(entry: dict[str, Any]) -> None:
+        number, size = _get(entry, "id", int), (_get(entry, "width", int), _get(entry, "height", int))
+        path = _image_path(images, _lvis_name(entry) if lvis else _get(entry, "file_name", str))
+        if number in raw:
+            raise _Fault(DUPLICATE_ID, "images of the same id as another", f"{path.name} ({number})")
+        objects[number] = []
+        raw[number] = RawImage(path, size, objects[number], number, judged=_judged(entry, names) if lvis else None)
+
+    def annotation(entry: dict[str, Any]) -> None:
+        numbers = {key: _get(entry, key, int) for key in ("image_id", "category_id")}
+        for key, number in numbers.items():
+            if number not in declared[key]:
+                what = f"annotations whose {key} is not declared"
+                raise _Fault(ANNOTATION_UNREADABLE, what, f"annotation {entry.get('id')} ({number})")
+        if numbers["image_id"] in raw and numbers["category_id"] in names:
+            size = raw[numbers["image_id"]].size
+            mask = _mask(entry, size) if masks and size is not None else None
+            objects[numbers["image_id"]].append(_object(entry, names[numbers["category_id"]], mask))
+
+    each(categories, category)
+    each(entries, image)
+    each(_entries(content, "annotations", annotations), annotation)
+    findings.settle()
+    return RawSource(str(annotations), list(raw.values()), {name: number for number, name in names.items()}, masks)
 
 
 def _object(item: dict[str, Any], name: str, mask: Mask | str | None) -> RawObject:
@@ -88,21 +123,22 @@ def _mask(item: dict[str, Any], size: tuple[int, int]) -> Mask | str:
         return str(problem)
 
 
-def _lvis_name(entry: dict[str, Any], annotations: Path) -> str:
+def _lvis_name(entry: dict[str, Any]) -> str:
     """Where an image of LVIS lies. Version 0.5 has some names of COCO 2014, such as COCO_val2014_000000000042.jpg."""
     if "file_name" not in entry:
-        return "/".join(_get(entry, "coco_url", str, annotations).split("/")[-2:])
-    name: str = _get(entry, "file_name", str, annotations)
+        return "/".join(_get(entry, "coco_url", str).split("/")[-2:])
+    name: str = _get(entry, "file_name", str)
     return name.rpartition("_")[2] if name.startswith("COCO_") else name
 
 
-def _judged(entry: dict[str, Any], names: dict[int, str], annotations: Path) -> Judged:
+def _judged(entry: dict[str, Any], names: dict[int, str]) -> Judged:
     """What LVIS says of an image beside its objects."""
 
     def named(key: str) -> frozenset[str]:
         numbers = entry.get(key, [])
         if not isinstance(numbers, list) or not all(isinstance(n, int) and n in names for n in numbers):
-            _fail(ANNOTATION_UNREADABLE, annotations, f'"{key}" of image {entry["id"]} is no list of category ids')
+            what = f'images whose "{key}" is no list of category ids'
+            raise _Fault(ANNOTATION_UNREADABLE, what, f"image {entry['id']}")
         return frozenset(names[n] for n in numbers)
 
     return Judged(named("neg_category_ids"), named("not_exhaustive_category_ids"))
@@ -127,16 +163,16 @@ def _entries(content: dict[str, Any], name: str, path: Path) -> list[dict[str, A
     return entries
 
 
-def _get(entry: dict[str, Any], name: str, kind: type, path: Path) -> Any:
+def _get(entry: dict[str, Any], name: str, kind: type) -> Any:
     value = entry.get(name)
     if not isinstance(value, kind) or isinstance(value, bool):
-        _fail(ANNOTATION_UNREADABLE, path, f'an entry lacks "{name}" or has another type there: {str(entry)[:80]}')
+        raise _Fault(ANNOTATION_UNREADABLE, f'entries that lack "{name}" or have another type there', entry)
     return value
 
 
-def _image_path(folder: Path, name: str, annotations: Path) -> Path:
+def _image_path(folder: Path, name: str) -> Path:
     if Path(name).is_absolute() or ".." in Path(name).parts or "\0" in name:
-        _fail(PATH_OUTSIDE, annotations, f"names the image {name[:80]!r}, outside {folder}")
+        raise _Fault(PATH_OUTSIDE, f"images named outside {folder}", repr(name))
     return folder / name
 
 

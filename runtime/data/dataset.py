@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from detc.dsl.catalogue.data import (
     BAD_MASK,
     CLASSES_MISMATCH,
     DUPLICATE,
+    IMAGE_DAMAGED,
     IMAGE_LEFT_OUT,
     IMAGE_MISSING,
     IMAGE_UNREADABLE,
@@ -23,11 +25,19 @@ from detc.dsl.catalogue.data import (
     UNUSED_CLASS,
 )
 from detc.dsl.diagnostics import Diagnostic, DiagnosticError, Kind, suggest
-from detc.runtime.data.images import ImageProblem, header_sizes
+from detc.runtime.data.images import ImageProblem, decoded, header_sizes
 from detc.runtime.data.masks import Mask
 from detc.runtime.data.proposals import Proposals
 
 EXAMPLES = 3
+
+# Iterates over so many things, and may show how far it is.
+Watch = Callable[[Iterable[Any], int], Iterable[Any]]
+
+
+def unwatched(things: Iterable[Any], count: int) -> Iterable[Any]:
+    """The `Watch` that shows nothing."""
+    return things
 
 
 @dataclass(frozen=True)
@@ -88,21 +98,67 @@ class Dataset:
         return [counted[index] for index in range(len(self.classes))]
 
 
+@dataclass(frozen=True)
+class Cause:
+    """What is wrong, in words for a count of such things, and what follows; nothing where all stops there."""
+
+    kind: Kind
+    what: str
+    then: str = ""
+
+    def counted(self, places: Sequence[str]) -> Diagnostic:
+        """The diagnostic of this cause at these places."""
+        text = f"{self.what}, {self.then}" if self.then else self.what
+        such = "such as " + ", ".join(shown(place) for place in examples(places))
+        return self.kind.at(None, f"{text}: {len(places)}", detail=such)
+
+
 @dataclass
 class Findings:
-    """What is wrong in some data: per kind and cause how often, with a few places where."""
+    """What is wrong in some data: per kind and cause how often, with the places where.
 
-    found: dict[tuple[Kind, str], list[str]] = field(default_factory=lambda: defaultdict(list))
+    What makes data unusable is raised, unless `keep_going`: then it is kept in `errors`, what can be used is used, and
+    one pass over the data reports everything.
 
-    def add(self, kind: Kind, what: str, where: str) -> None:
-        self.found[kind, what].append(where)
+    `declared` are the classes that each source declares, with their ids; `contents` the images that were decoded, by a
+    hash of their files.
+    """
+
+    keep_going: bool = False
+    found: dict[Cause, list[str]] = field(default_factory=lambda: defaultdict(list))
+    errors: list[Diagnostic] = field(default_factory=list)
+    declared: dict[str, dict[str, int]] = field(default_factory=dict)
+    contents: dict[bytes, Path] = field(default_factory=dict)
+
+    def add(self, kind: Kind, what: str, where: str, then: str = "") -> None:
+        """Notes one thing; an error among such things is raised by `settle`."""
+        self.found[Cause(kind, what, then)].append(where)
+
+    def fail(self, *errors: Diagnostic) -> None:
+        """Raises DiagnosticError with these and with what was found so far, or keeps these."""
+        if not self.keep_going:
+            raise DiagnosticError([*errors, *self.diagnostics()])
+        self.errors.extend(errors)
+
+    def settle(self) -> None:
+        """Raises DiagnosticError with the errors among what was found, unless they are kept."""
+        wrong = [cause.counted(places) for cause, places in self.found.items() if cause.kind.severity == "error"]
+        if wrong and not self.keep_going:
+            raise DiagnosticError(wrong)
 
     def diagnostics(self) -> list[Diagnostic]:
         """One diagnostic for each kind and cause, with its count."""
-        return [
-            kind.at(None, f"{what}: {len(places)}", detail="such as " + ", ".join(dict.fromkeys(places[:EXAMPLES])))
-            for (kind, what), places in self.found.items()
-        ]
+        return [cause.counted(places) for cause, places in self.found.items()]
+
+
+def examples(places: Iterable[str]) -> list[str]:
+    """A few of the places, each once."""
+    return list(dict.fromkeys(places))[:EXAMPLES]
+
+
+def shown(name: str) -> str:
+    """A name out of a stranger's file as a terminal may show it: on one line, without control characters."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in name)
 
 
 @dataclass(frozen=True)
@@ -156,28 +212,31 @@ class RawSource:
 
 
 def build_dataset(
-    sources: Sequence[RawSource], classes: Sequence[str] | int, strict: bool
+    sources: Sequence[RawSource],
+    classes: Sequence[str] | int,
+    strict: bool,
+    findings: Findings | None = None,
+    decode: bool = False,
+    watch: Watch = unwatched,
 ) -> tuple[Dataset, list[Diagnostic]]:
     """Checks what was read and puts it into one dataset. A number as `classes` takes that many names from the sources.
 
     `strict` is for an evaluation: an image that is missing, cut off or of another size is an error there, since leaving
     it out would give the figure of another set. Otherwise it is left out and counted.
 
+    `findings` collects what is wrong, and may keep going where it is an error. With `decode`, images are looked at
+    whole and not at their beginning and end alone. The images are looked at through `watch`.
+
     Returns the dataset and warnings about what is left out.
     Raises:
         DiagnosticError: classes-mismatch, no-objects; with `strict` image-missing, image-unreadable, size-disagrees.
     """
-    classes = _declared_names(sources, classes) if isinstance(classes, int) else tuple(classes)
-    findings = Findings()
+    findings = Findings() if findings is None else findings
+    classes = _declared_names(sources, classes, findings) if isinstance(classes, int) else tuple(classes)
     category_ids = _match_classes(sources, classes, findings)
     raw = _once(sources, findings)
-    problems = Findings()
-    sizes = _image_sizes(raw, problems)
-    if strict and problems.found:
-        raise DiagnosticError(problems.diagnostics())
-    for (_, what), places in problems.found.items():
-        for place in places:
-            findings.add(IMAGE_LEFT_OUT, f"{what}, left out", place)
+    sizes = _image_sizes(raw, strict, decode, findings, watch)
+    findings.settle()
     index = {name: number for number, name in enumerate(classes)}
     taken = {image.number for image in raw if image.number is not None}
     free = iter(range(1, len(raw) + len(taken) + 1))
@@ -191,20 +250,29 @@ def build_dataset(
     if not any((~image.ignored).any() for image in images):
         where = ", ".join(source.where for source in sources)
         summary = f"{where}: {len(images)} images, and no object of any class"
-        raise DiagnosticError([NO_OBJECTS.at(None, summary), *findings.diagnostics()])
+        findings.fail(NO_OBJECTS.at(None, summary))
     return Dataset(classes, category_ids, tuple(images)), findings.diagnostics()
+
+
+def classes_differ(trained: Dataset, other: Dataset) -> Diagnostic:
+    """What is wrong where the annotations of training and of an evaluation declare other classes."""
+    notes = (f"of training: {', '.join(trained.classes)}", f"of validation: {', '.join(other.classes)}")
+    summary = "the annotations of training and validation declare other classes"
+    return CLASSES_MISMATCH.at(None, summary, notes=notes)
 
 
 def _match_classes(sources: Sequence[RawSource], classes: tuple[str, ...], findings: Findings) -> tuple[int, ...]:
     """The ids of `classes`, after checking that each is among the sources' names."""
     seen = Counter(item.name for source in sources for image in source.images for item in image.objects)
     declared = [source.names for source in sources if source.names is not None]
+    findings.declared.update({source.where: source.names for source in sources if source.names is not None})
     known = {name for names in declared for name in names} | set(seen)
     unknown = sorted(known - set(classes))
     absent = [name for name in classes if name not in known]
-    if absent and (unknown or declared or len(absent) == len(classes)):
+    mismatch = bool(absent) and bool(unknown or declared or len(absent) == len(classes))
+    if mismatch:
         hints = [f'"{name}" is not among them{_hint(name, unknown)}' for name in absent[:5]]
-        raise DiagnosticError(
+        findings.fail(
             CLASSES_MISMATCH.at(
                 None,
                 f"{len(absent)} of the spec's {len(classes)} classes are not in {', '.join(s.where for s in sources)}",
@@ -213,24 +281,24 @@ def _match_classes(sources: Sequence[RawSource], classes: tuple[str, ...], findi
             )
         )
     for name in unknown:
-        what = f'objects of class "{name}", which the spec does not list, left out'
+        what = f'objects of class "{shown(name)}", which the spec does not list'
         for _ in range(seen[name]):
-            findings.add(UNUSED_CLASS, what, name)
+            findings.add(UNUSED_CLASS, what, name, "left out")
     for name in classes:
-        if not seen[name]:
+        if not seen[name] and not (mismatch and name in absent):
             findings.add(UNUSED_CLASS, "classes without an object here", name)
-    if len(declared) == len(sources) and all(names == declared[0] for names in declared):
+    if not mismatch and len(declared) == len(sources) and all(names == declared[0] for names in declared):
         return tuple(declared[0][name] for name in classes)
     return tuple(range(1, len(classes) + 1))
 
 
-def _declared_names(sources: Sequence[RawSource], count: int) -> tuple[str, ...]:
+def _declared_names(sources: Sequence[RawSource], count: int, findings: Findings) -> tuple[str, ...]:
     """The names that the first source declares, in the order of their ids, after checking that they are so many."""
     declared = sources[0].names or {}
     if len(declared) != count:
         hint = "`data.classes` may be that number, or a list of names"
         summary = f"the spec has {count} classes, {sources[0].where} declares {len(declared)}"
-        raise DiagnosticError(CLASSES_MISMATCH.at(None, summary, detail=hint))
+        findings.fail(CLASSES_MISMATCH.at(None, summary, detail=hint))
     return tuple(sorted(declared, key=lambda name: declared[name]))
 
 
@@ -246,34 +314,67 @@ def _once(sources: Sequence[RawSource], findings: Findings) -> list[RawImage]:
     for source in sources:
         for image in source.images:
             if image.path in images:
-                findings.add(DUPLICATE, "images listed twice, used once", image.path.name)
+                findings.add(DUPLICATE, "images listed twice", image.path.name, "used once")
             else:
                 images[image.path] = image if len(sources) == 1 else replace(image, number=None)
     return list(images.values())
 
 
-def _image_sizes(images: Sequence[RawImage], problems: Findings) -> dict[Path, tuple[int, int]]:
+@dataclass(frozen=True)
+class _Look:
+    """What looking at an image file gave: its size where it can be used, what is wrong, and its content's hash."""
+
+    size: tuple[int, int] | None
+    kind: Kind | None = None
+    what: str = ""
+    digest: bytes = b""
+
+
+def _image_sizes(
+    images: Sequence[RawImage], strict: bool, decode: bool, findings: Findings, watch: Watch
+) -> dict[Path, tuple[int, int]]:
     """The size of every image whose file is there, whole, and as large as its annotation says."""
-
-    def look(image: RawImage) -> tuple[tuple[int, int] | None, Kind | None, str]:
-        if not image.path.is_file():
-            return None, IMAGE_MISSING, "images missing"
-        try:
-            sizes = header_sizes(image.path)
-        except ImageProblem as problem:
-            return None, IMAGE_UNREADABLE, f"images unreadable ({problem})"
-        if image.size is not None and image.size not in sizes:
-            return None, SIZE_DISAGREES, "images of another size than their annotation says"
-        return image.size or next(iter(sizes)), None, ""
-
     sizes = {}
-    with ThreadPoolExecutor(8) as pool:
-        for image, (size, kind, what) in zip(images, pool.map(look, images), strict=True):
-            if kind is not None:
-                problems.add(kind, what, str(image.path))
-            elif size is not None:
-                sizes[image.path] = size
+    contents = findings.contents
+    pool = ThreadPoolExecutor(8)
+    try:
+        looks = pool.map(lambda image: _look(image, decode), images)
+        for image, look in watch(zip(images, looks, strict=True), len(images)):
+            if look.size is not None:
+                sizes[image.path] = look.size
+            if look.digest and contents.setdefault(look.digest, image.path) != image.path:
+                where = f"{image.path.name} as {contents[look.digest].name}"
+                findings.add(DUPLICATE, "images with the same content as another", where, "used as if they were two")
+            if look.kind is IMAGE_DAMAGED:
+                findings.add(look.kind, look.what, str(image.path), "trained and evaluated on as they are")
+            elif look.kind is not None and (strict or look.size is not None):
+                findings.add(look.kind, look.what, str(image.path))
+            elif look.kind is not None:
+                findings.add(IMAGE_LEFT_OUT, look.what, str(image.path), "left out")
+    finally:
+        pool.shutdown(cancel_futures=True)  # or Ctrl-C would wait for all images
     return sizes
+
+
+def _look(image: RawImage, decode: bool) -> _Look:
+    if not image.path.is_file():
+        return _Look(None, IMAGE_MISSING, "images missing")
+    try:
+        sizes = header_sizes(image.path)
+    except ImageProblem as problem:
+        return _Look(None, IMAGE_UNREADABLE, f"images unreadable ({problem})")
+    if image.size is not None and image.size not in sizes:
+        return _Look(None, SIZE_DISAGREES, "images of another size than their annotation says")
+    size = image.size or next(iter(sizes))
+    if not decode:
+        return _Look(size)
+    try:
+        content = decoded(image.path, size)
+    except ImageProblem as problem:
+        # Its size is known, so a run, which looks at the beginning and the end, would not leave it out.
+        return _Look(size, IMAGE_UNREADABLE, f"images that cannot be decoded ({problem})")
+    kind, what = (IMAGE_DAMAGED, "images damaged inside") if content.damaged else (None, "")
+    return _Look(size, kind, what, content.digest)
 
 
 def _annotated(
@@ -295,24 +396,25 @@ def _annotated(
     over = (boxes[:, :2] < -1).any(1) | (boxes[:, 2] > size[0] + 1) | (boxes[:, 3] > size[1] + 1)
     crossing = finite & ~inverted & ~flat & ~beside & over
     for mask, what in (
-        (~finite, "boxes with a corner that is not a finite number, left out"),
-        (inverted, "boxes whose right or lower side comes before the other, left out"),
-        (flat, "boxes without an area, left out"),
-        (outside, "boxes wholly outside their image, left out"),
-        (crossing, "boxes that reach over the border by more than a pixel, cut there for training"),
+        (~finite, "boxes with a corner that is not a finite number"),
+        (inverted, "boxes whose right or lower side comes before the other"),
+        (flat, "boxes without an area"),
+        (outside, "boxes wholly outside their image"),
+        (crossing, "boxes that reach over the border by more than a pixel"),
     ):
         for _ in range(int(mask.sum())):
-            findings.add(BAD_BOX, what, raw.path.name)
+            then = "cut there for training" if mask is crossing else "left out"
+            findings.add(BAD_BOX, what, raw.path.name, then)
     kept = finite & ~inverted & ~flat & ~outside
     keys = np.column_stack([boxes, labels])[kept & ~ignored]
     for _ in range(len(keys) - len(np.unique(keys, axis=0)) if len(keys) else 0):
-        findings.add(DUPLICATE, "boxes equal to another of their class, trained on once", raw.path.name)
+        findings.add(DUPLICATE, "boxes equal to another of their class", raw.path.name, "trained on once")
     masks = None
     if wants_masks:
         for item in (item for item, stays in zip(objects, kept & ~ignored, strict=True) if stays):
             if isinstance(item.mask, str):
-                what = f"objects {item.mask}, neither trained on nor counted in the figures of masks"
-                findings.add(BAD_MASK, what, raw.path.name)
+                then = "neither trained on nor counted in the figures of masks"
+                findings.add(BAD_MASK, f"objects {item.mask}", raw.path.name, then)
         usable = (None if isinstance(item.mask, str) else item.mask for item in objects)
         masks = tuple(mask for mask, stays in zip(usable, kept, strict=True) if stays)
     judged = raw.judged

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -104,6 +106,38 @@ def header_sizes(path: Path) -> set[tuple[int, int]]:
     if width * height > MOST_PIXELS:
         raise ImageProblem(f"{width} x {height} pixels are too many")
     return {(width, height), (height, width)} if turned else {(width, height)}
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """A hash of the content of a file that decodes to an image, and whether a part of it is broken."""
+
+    digest: bytes
+    damaged: bool
+
+
+def decoded(path: Path, size: tuple[int, int]) -> Decoded:
+    """What decoding all of an image file shows, whose (width, height) is `size`.
+
+    OpenCV, which training reads with, fills what it cannot decode; Pillow does not, and is asked as well.
+
+    Raises:
+        ImageProblem: OpenCV cannot decode it, or not to that size.
+    """
+    try:
+        content = path.read_bytes()
+        read_image(path, size)
+    except OSError as error:
+        raise ImageProblem(error.strerror or "not an image that can be read") from error
+    except DiagnosticError as error:
+        raise ImageProblem(error.diagnostics[0].summary.removeprefix(f"{path}: ")) from error
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            image.load()
+        damaged = False
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError):
+        damaged = True
+    return Decoded(hashlib.blake2b(content, digest_size=16).digest(), damaged)
 
 
 def _decode(content: bytes, turned: bool) -> np.ndarray:

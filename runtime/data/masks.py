@@ -28,6 +28,9 @@ Size = tuple[int, int]
 _LONGEST = 7
 _THRESHOLD = 0.5
 
+# What is wrong with a mask that is not there.
+NO_MASK = "without a mask"
+
 
 class MaskProblem(Exception):
     """Why an annotated mask is none, in words for a count of such objects."""
@@ -73,14 +76,12 @@ def read_mask(segmentation: Any, size: Size) -> Mask:
         return _polygons(segmentation, size)
     if isinstance(segmentation, dict):
         return _run_lengths(segmentation, size)
-    raise MaskProblem(
-        "without a mask" if segmentation is None else "with a mask that is neither polygons nor run lengths"
-    )
+    raise MaskProblem(NO_MASK if segmentation is None else "with a mask that is neither polygons nor run lengths")
 
 
 def _polygons(parts: list[Any], size: Size) -> Polygons:
     if not parts:
-        raise MaskProblem("without a mask")
+        raise MaskProblem(NO_MASK)
     read = []
     for part in parts:
         if not isinstance(part, list) or not all(isinstance(v, int | float) for v in part):

@@ -9,18 +9,28 @@ from detc.dsl.catalogue.data import DATA_MISSING, MASKS_MISSING, PROPOSALS_MISSI
 from detc.dsl.catalogue.running import NO_SPLIT
 from detc.dsl.diagnostics import Diagnostic, DiagnosticError
 from detc.runtime.data.coco import read_coco, read_lvis
-from detc.runtime.data.dataset import Dataset, RawSource, build_dataset
+from detc.runtime.data.dataset import Dataset, Findings, RawSource, Watch, build_dataset, unwatched
 from detc.runtime.data.proposals import Proposals, read_proposals
 from detc.runtime.data.settings import SPLITS, Coco, Data, Lvis, Source, Voc
 from detc.runtime.data.voc import read_voc
 
 
 def read_split(
-    settings: Data, split: str, root: Path, strict: bool, masks: bool = False, proposals: bool = False
+    settings: Data,
+    split: str,
+    root: Path,
+    strict: bool,
+    masks: bool = False,
+    proposals: bool = False,
+    findings: Findings | None = None,
+    decode: bool = False,
+    watch: Watch = unwatched,
 ) -> tuple[Dataset, list[Diagnostic]]:
     """The data set of "train", "val" or "test", its sources' paths being relative to `root`, and warnings about it.
 
     `strict` (an evaluation) lets no image be left out. `masks` and `proposals` are read where a detector needs them.
+    `findings`, `decode` and `watch` are those of `build_dataset`; where findings keep going, sources that cannot be
+    read are left out.
 
     Raises:
         DiagnosticError: no-split where the spec has no such part, masks-missing and proposals-missing where its sources
@@ -33,30 +43,43 @@ def read_split(
     if not root.is_dir():
         hint = "--data ROOT on the command line says where the data lies"
         raise DiagnosticError(DATA_MISSING.at(None, f"{root}, the data's root, is not there", detail=hint))
-    raw = [_read(source, root, masks) for source in sources]
-    if proposals:
-        raw = [_with_proposals(r, source, root, settings) for r, source in zip(raw, sources, strict=True)]
-    dataset, warnings = build_dataset(raw, settings.classes, strict)
+    findings = Findings() if findings is None else findings
+    raw = []
+    for source in sources:
+        try:
+            read = read_source(source, root, masks, findings)
+        except DiagnosticError as error:
+            findings.fail(*error)
+            continue
+        try:
+            read = _with_proposals(read, source, root, settings) if proposals else read
+        except DiagnosticError as error:
+            findings.fail(*error)
+        raw.append(read)
+    if not raw:
+        return Dataset((), (), ()), []
+    dataset, warnings = build_dataset(raw, settings.classes, strict, findings, decode, watch)
     return dataset, [replace(warning, summary=f"{split}: {warning.summary}") for warning in warnings]
 
 
-def _read(source: Source, root: Path, masks: bool) -> RawSource:
+def read_source(source: Source, root: Path, masks: bool, findings: Findings) -> RawSource:
+    """What a source's files have. Raises DiagnosticError where they cannot be read; `findings` gets their faults."""
     if isinstance(source, Voc):
-        raw = read_voc(root / source.folder, source.split)
+        raw = read_voc(root / source.folder, source.split, findings)
         if masks:
             hint = (
                 "Pascal VOC's XML has boxes alone: put the data into COCO's form, with masks, and name it as Coco(...)"
             )
-            raise DiagnosticError(MASKS_MISSING.at(None, f"{raw.where} has no masks", detail=hint))
+            findings.fail(MASKS_MISSING.at(None, f"{raw.where} has no masks", detail=hint))
         return raw
     read = read_lvis if isinstance(source, Lvis) else read_coco
-    raw = read(root / source.annotations, root / source.images, masks)
+    raw = read(root / source.annotations, root / source.images, masks, findings)
     objects = [item for image in raw.images for item in image.objects]
     if masks and objects and all(isinstance(item.mask, str) for item in objects):
         problems = dict.fromkeys(str(item.mask) for item in objects)
         hint = 'every annotation needs a "segmentation": polygons or run lengths'
         notes = (f"its {len(objects)} objects are {', or '.join([*problems][:3])}",)
-        raise DiagnosticError(MASKS_MISSING.at(None, f"{raw.where} has no usable mask", detail=hint, notes=notes))
+        findings.fail(MASKS_MISSING.at(None, f"{raw.where} has no usable mask", detail=hint, notes=notes))
     return raw
 
 

@@ -9,17 +9,26 @@ from xml.etree import ElementTree
 
 from detc.dsl.catalogue.data import ANNOTATION_UNREADABLE, DATA_MISSING, PATH_OUTSIDE
 from detc.dsl.diagnostics import DiagnosticError, Kind
-from detc.runtime.data.dataset import RawImage, RawObject, RawSource
+from detc.runtime.data.dataset import Findings, RawImage, RawObject, RawSource
 from detc.runtime.data.images import SUFFIXES
 
 LARGEST_FILE = 32 << 20
 
 
-def read_voc(folder: Path, split: str) -> RawSource:
+class _Fault(Exception):
+    """What is wrong with one annotation file, in words for a count of such, and which file it is."""
+
+    def __init__(self, kind: Kind, what: str, where: str) -> None:
+        super().__init__(what)
+        self.kind, self.what, self.where = kind, what, where
+
+
+def read_voc(folder: Path, split: str, findings: Findings | None = None) -> RawSource:
     """The images and objects of one list of a folder in Pascal VOC's layout.
 
     VOC counts pixels from 1 and means a box's last pixel to belong to it: the corners become xmin - 1, ymin - 1, xmax,
-    ymax. Difficult objects are marked as ignored.
+    ymax. Difficult objects are marked as ignored. All faulty files are reported at once, or kept in `findings`, where
+    it keeps going, and their images left out.
 
     Raises:
         DiagnosticError: data-missing, annotation-unreadable, path-outside.
@@ -34,7 +43,15 @@ def read_voc(folder: Path, split: str) -> RawSource:
         names = [line.split()[0] for line in listing.read_text("utf-8").splitlines() if line.strip()]
     except UnicodeDecodeError as error:
         _fail(ANNOTATION_UNREADABLE, listing, f"not text ({error})")
-    return RawSource(str(listing), [_image(folder, name, files, listing) for name in names], None)
+    findings = findings or Findings()
+    images = []
+    for name in names:
+        try:
+            images.append(_image(folder, name, files))
+        except _Fault as fault:
+            findings.add(fault.kind, f"{listing}: {fault.what}", fault.where)
+    findings.settle()
+    return RawSource(str(listing), images, None)
 
 
 class _WithoutDoctype(ElementTree.TreeBuilder):
@@ -44,14 +61,14 @@ class _WithoutDoctype(ElementTree.TreeBuilder):
         raise ElementTree.ParseError("it declares a document type")
 
 
-def _image(folder: Path, name: str, files: dict[str, Path], listing: Path) -> RawImage:
+def _image(folder: Path, name: str, files: dict[str, Path]) -> RawImage:
     if Path(name).name != name or "\0" in name:
-        _fail(PATH_OUTSIDE, listing, f"names the image {name[:80]!r}, outside JPEGImages")
+        raise _Fault(PATH_OUTSIDE, "images named outside JPEGImages", repr(name[:80]))
     path = folder / "Annotations" / f"{name}.xml"
     root = _parse(path)
     objects = [_object(item, path) for item in root.findall("object")]
     width, height = _number(root.find("size/width")), _number(root.find("size/height"))
-    stated = width >= 1 and height >= 1
+    stated = 1 <= width < math.inf and 1 <= height < math.inf
     image = files.get(name, folder / "JPEGImages" / f"{name}.jpg")
     return RawImage(image, (int(width), int(height)) if stated else None, objects)
 
@@ -59,21 +76,23 @@ def _image(folder: Path, name: str, files: dict[str, Path], listing: Path) -> Ra
 def _parse(path: Path) -> ElementTree.Element:
     try:
         if path.stat().st_size > LARGEST_FILE:
-            _fail(ANNOTATION_UNREADABLE, path, "the file is larger than 32 MiB")
+            raise _Fault(ANNOTATION_UNREADABLE, "annotation files larger than 32 MiB", path.name)
         parser = ElementTree.XMLParser(target=_WithoutDoctype())
         return ElementTree.fromstring(path.read_bytes(), parser)
     except FileNotFoundError:
-        raise DiagnosticError(DATA_MISSING.at(None, f"{path} is not there")) from None
+        raise _Fault(DATA_MISSING, "annotation files missing", str(path)) from None
     except OSError as error:
-        _fail(ANNOTATION_UNREADABLE, path, error.strerror or "cannot be read")
+        what = f"annotation files that cannot be read ({error.strerror})"
+        raise _Fault(ANNOTATION_UNREADABLE, what, path.name) from None
     except (ElementTree.ParseError, ValueError, LookupError) as error:
-        _fail(ANNOTATION_UNREADABLE, path, f"not XML that can be read: {error}")
+        what = "annotation files that are not XML that can be read"
+        raise _Fault(ANNOTATION_UNREADABLE, what, f"{path.name} ({error})") from None
 
 
 def _object(item: ElementTree.Element, path: Path) -> RawObject:
     name = item.findtext("name", "").strip()
     if not name:
-        _fail(ANNOTATION_UNREADABLE, path, "an object has no name")
+        raise _Fault(ANNOTATION_UNREADABLE, "annotation files with an object without a name", path.name)
     xmin, ymin, xmax, ymax = (_number(item.find(f"bndbox/{side}")) for side in ("xmin", "ymin", "xmax", "ymax"))
     box = (xmin - 1, ymin - 1, xmax, ymax)
     if xmax <= xmin or ymax <= ymin:

@@ -22,6 +22,7 @@ COMMANDS = {
     "diff": "detc.cli.diff",
     "zoo": "detc.cli.zoo",
     "verify": "detc.cli.verify",
+    "data": "detc.cli.data",
     "train": "detc.cli.train",
     "eval": "detc.cli.evaluate",
     "predict": "detc.cli.predict",
@@ -98,7 +99,11 @@ def _run(arguments: list[str]) -> int:
     verbs = [a for a in wanted if a in COMMANDS][:1] or list(COMMANDS)
     for verb in verbs:
         module = importlib.import_module(COMMANDS[verb])
-        app.command(verb)(getattr(module, FUNCTIONS.get(verb, verb)))
+        made = getattr(module, FUNCTIONS.get(verb, verb))
+        if isinstance(made, typer.Typer):  # a verb with verbs of its own
+            app.add_typer(made, name=verb)
+        else:
+            app.command(verb)(made)
     try:
         result = app(arguments, standalone_mode=False)
     except Exception as error:
