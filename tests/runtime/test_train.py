@@ -10,6 +10,7 @@ from pathlib import Path
 import cv2
 import pytest
 import torch
+import typer
 from drawn import voc_folder
 from safetensors.torch import load_file, save_file
 
@@ -213,13 +214,34 @@ def test_trained_weights_are_evaluated_and_predicted_with(spec, finished, tmp_pa
 
 
 @pytest.mark.parametrize("classes", [("disc", "square"), ("cat", "dog")])
-def test_weights_of_other_classes_are_refused(spec, finished, tmp_path, classes):
+def test_weights_of_other_classes_are_refused(spec, finished, tmp_path, classes, capsys):
     weights = tmp_path / "other.safetensors"
     save_file(load_file(finished.last_weights), weights, {"classes": json.dumps(classes)})
     with pytest.raises(DiagnosticError) as error:
-        eval_command(f"{spec}:tiny", weights, split="test", workers=0)
+        eval_command(f"{spec}:tiny", weights, split="test", report=tmp_path / "report", workers=0)
     assert slug(error) == "class-lists-differ"
     assert ", ".join(classes) in error.value.diagnostics[0].notes[1]
+    assert not (tmp_path / "report").exists()
+    assert "AP" not in capsys.readouterr().out
+
+
+def test_an_evaluation_writes_a_report_where_one_is_wanted(spec, finished, tmp_path, capsys):
+    folder = tmp_path / "report"
+    eval_command(f"{spec}:tiny", finished.last_weights, split="test", report=folder, score=0.25, workers=0)
+    out = capsys.readouterr().out
+    assert "report.html, report.json, classes.csv" in out
+    assert "VOC07 AP50" in out and "classification" not in out
+    content = json.loads((folder / "report.json").read_text())
+    assert content["title"] == "tiny on test"
+    assert content["analysis"]["score"] == 0.25
+    assert content["analysis"]["AP50"] == content["metrics"]["AP50"]
+    assert (folder / "report.html").read_text().startswith("<!DOCTYPE html>")
+
+
+@pytest.mark.parametrize("options", [{"measure": False, "output": Path("x"), "report": Path("y")}, {"score": 0.5}])
+def test_a_report_needs_metrics(options):
+    with pytest.raises(typer.BadParameter, match="report"):
+        eval_command("any.det", Path("weights"), **options)
 
 
 def test_lr_factor_warms_up_evenly_and_decays_after_its_epochs():

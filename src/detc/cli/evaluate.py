@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from detc.cli.common import report, split_spec
+from detc.cli.common import report as tell
+from detc.cli.common import split_spec
 
 if TYPE_CHECKING:
     from detc.runtime.evaluate import Evaluation
@@ -21,12 +22,20 @@ def evaluate(
     data: Annotated[Path | None, typer.Option(help="Folder of the data, in place of the spec's.")] = None,
     split: Annotated[str, typer.Option(help="test, val or train.")] = "test",
     output: Annotated[Path | None, typer.Option(help="Folder for metrics and results as COCO JSON.")] = None,
+    report: Annotated[Path | None, typer.Option(help="Folder for a page on what is wrong, with its tables.")] = None,
+    score: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Least score of the report's confusions; else where F1 is best.")
+    ] = None,
     workers: Annotated[int, typer.Option(min=0, help="Processes that load images.")] = 2,
     measure: Annotated[bool, typer.Option(help="Work out metrics; --no-measure only looks for objects.")] = True,
 ) -> None:
     """Measure a detector on annotated images, with COCO's metrics."""
     if not measure and output is None:
         raise typer.BadParameter("--no-measure needs --output FOLDER for what is found")
+    if report is not None and not measure:
+        raise typer.BadParameter("--report needs metrics: leave --no-measure out")
+    if score is not None and report is None:
+        raise typer.BadParameter("--score is for the report: give --report FOLDER too")
     from rich.console import Console
     from rich.progress import track
 
@@ -35,11 +44,21 @@ def evaluate(
     from detc.runtime.evaluate import write_evaluation
 
     watch = partial(track, description="evaluating", console=Console(stderr=True))
-    measured = run(detc.load(*split_spec(spec)), weights, data, split, workers, report, watch, measure)
+    detector = detc.load(*split_spec(spec))
+    if report is not None and "classes" not in detector.graph.view("predict").views["predict"]:
+        raise typer.BadParameter(f"--report is about classes, and {detector.graph.name} finds proposals without any")
+    measured = run(detector, weights, data, split, workers, tell, watch, measure)
     if measured.evaluation is not None:
         _print(measured.evaluation, split)
     if output is not None:
         typer.echo(f"{', '.join(write_evaluation(output, measured))} are in {output}")
+    if report is not None and measured.evaluation is not None:
+        from detc.runtime.evaluation.analysis import analyse
+        from detc.runtime.evaluation.report import write_report
+
+        analysis = analyse(measured.dataset, measured.found, score)
+        names = write_report(report, f"{detector.graph.name} on {split}", measured.evaluation, analysis)
+        typer.echo(f"{', '.join(names)} are in {report}")
 
 
 def _print(evaluation: Evaluation, split: str) -> None:

@@ -1,0 +1,81 @@
+"""Writing the report of an evaluation."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from detc.runtime.evaluate import Evaluation
+from detc.runtime.evaluation.analysis import Analysis, plain
+from detc.runtime.evaluation.curves import RECALLS
+from detc.runtime.evaluation.errors import KINDS
+from detc.runtime.evaluation.page import readable_text, to_page
+from detc.runtime.files import write_json, write_text
+
+
+def write_report(folder: Path, title: str, evaluation: Evaluation, analysis: Analysis) -> list[str]:
+    """Writes report.html (one page, for people), report.json (all figures) and CSV tables of the same.
+
+    Returns the names of the files.
+    Raises:
+        DiagnosticError: cannot-write.
+    """
+    write_text(folder / "report.html", to_page(title, evaluation, analysis))
+    write_json(folder / "report.json", {"title": title, **evaluation.as_json(), "analysis": analysis.as_json()})
+    names = ["report.html", "report.json"]
+    for name, rows in _tables(evaluation, analysis).items():
+        write_text(folder / name, _csv(rows))
+        names.append(name)
+    return names
+
+
+def _tables(evaluation: Evaluation, analysis: Analysis) -> dict[str, Iterable[Sequence[Any]]]:
+    classes, errors = analysis.classes, analysis.errors
+    names = [*(row.name for row in classes), "background"]
+    best = ("best_F1", "score", "precision", "recall")
+    return {
+        "classes.csv": [
+            ("class", "objects", "boxes", "AP", "AP50", *best, *KINDS),
+            *(
+                (
+                    *(row.name, row.objects, row.boxes, figures.ap, row.ap50),
+                    *(row.best.f1, row.best.score, row.best.precision, row.best.recall),
+                    *(row.errors[kind] for kind in KINDS),
+                )
+                for figures, row in zip(evaluation.classes, classes, strict=True)
+            ),
+        ],
+        "curves.csv": [
+            ("class", "recall", "precision"),
+            *(
+                (row.name, *point)
+                for row in classes
+                if row.objects
+                for point in zip(RECALLS, row.precision, strict=True)
+            ),
+        ],
+        "confusion.csv": [
+            ("is / said to be", *names),
+            *((name, *counts) for name, counts in zip(names, analysis.matrix.tolist(), strict=True)),
+        ],
+        "errors.csv": [
+            ("error", "count", "AP50_gained"),
+            *((kind, int(n), errors.gains[kind]) for kind, n in zip(KINDS, errors.counts.sum(0), strict=True)),
+        ],
+        "sizes.csv": [
+            ("size", "objects", "AP50", "found"),
+            *((row.name, row.objects, row.ap50, row.recall) for row in analysis.sizes),
+        ],
+    }
+
+
+def _csv(rows: Iterable[Sequence[Any]]) -> str:
+    """Rows as CSV; a figure that there is none of is empty."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    for row in rows:
+        writer.writerow([readable_text(v) if isinstance(v, str) else "" if (p := plain(v)) is None else p for v in row])
+    return text.getvalue()
