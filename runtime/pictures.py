@@ -12,7 +12,7 @@ import numpy as np
 
 from detc.dsl.catalogue.running import CANNOT_WRITE
 from detc.dsl.diagnostics import DiagnosticError
-from detc.runtime.data.masks import Mask, bitmap, run_lengths
+from detc.runtime.data.masks import Mask, MaskWindow, bitmap, run_lengths
 from detc.runtime.data.preprocess import Detections
 from detc.runtime.files import write_whole
 
@@ -42,17 +42,30 @@ def draw_detections(image: np.ndarray, found: Detections, classes: Sequence[str]
 
 
 def draw_truth(
-    image: np.ndarray, boxes: np.ndarray, labels: np.ndarray, masks: Sequence[Mask | None] | None = None
+    image: np.ndarray,
+    boxes: np.ndarray,
+    labels: np.ndarray,
+    masks: Sequence[Mask | MaskWindow | None] | None = None,
+    texts: Sequence[str] | None = None,
 ) -> np.ndarray:
-    """A copy of an image with annotated boxes (G, 4), and masks where there are any, coloured by class."""
+    """A copy of an image with annotated boxes (G, 4), and masks where there are any, coloured by class.
+
+    `texts` are written at the boxes.
+    """
     picture = image.copy()
     thickness = max(1, round(min(image.shape[:2]) / 300))
     for mask, number in zip(masks or (), labels, strict=False):
-        if mask is not None:
+        if isinstance(mask, MaskWindow):
+            height, width = mask.pixels.shape
+            window = picture[mask.y : mask.y + height, mask.x : mask.x + width]
+            _tint(window, mask.pixels.astype(bool), class_colour(int(number)))
+        elif mask is not None:
             pixels = bitmap(run_lengths(mask, (image.shape[1], image.shape[0])))
             _tint(picture, pixels, class_colour(int(number)))
     for box, number in zip(boxes, labels, strict=True):
         _rectangle(picture, box, class_colour(int(number)), thickness)
+    for text, box, number in zip(texts or (), boxes, labels, strict=False):
+        _label(picture, text, box, class_colour(int(number)), thickness)
     return picture
 
 

@@ -20,12 +20,12 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
 
 from detc.compiler.memory import NOTHING, Recomputed
-from detc.dsl.catalogue.data import CLASSES_MISMATCH, NO_OBJECTS
+from detc.dsl.catalogue.data import NO_OBJECTS
 from detc.dsl.catalogue.running import BAD_OPTION, CANNOT_RESUME, NO_SETTINGS, OUT_OF_MEMORY, PRETRAINED_MISSING
 from detc.dsl.diagnostics import Diagnostic, DiagnosticError
 from detc.runtime.checkpoint import load_pretrained, load_weights, save_weights
-from detc.runtime.data.dataset import Dataset
-from detc.runtime.data.loading import EpochBatches, repetitions, training_loader
+from detc.runtime.data.dataset import Dataset, classes_differ
+from detc.runtime.data.loading import epoch_batches, trained_images, training_loader
 from detc.runtime.data.reading import read_split
 from detc.runtime.data.settings import Data, data_root
 from detc.runtime.evaluate import EvaluationImages, evaluation_batches
@@ -85,11 +85,9 @@ def train(detector: Detector, options: TrainOptions, tell: Callable[[Iterable[Di
     validation, more = read_split(settings, "val", root, True, finds_masks, takes_proposals)
     tell([*problems, *more])
     if validation.classes != dataset.classes:
-        notes = (f"of training: {', '.join(dataset.classes)}", f"of validation: {', '.join(validation.classes)}")
-        summary = "the annotations of training and validation declare other classes"
-        raise DiagnosticError(CLASSES_MISMATCH.at(None, summary, notes=notes))
+        raise DiagnosticError(classes_differ(dataset, validation))
     detector = detector.named(dataset.classes)
-    images = [image for image in dataset.images if settings.keep_empty or len(image.trained()[0])]
+    images = trained_images(dataset, settings)
     if not images:
         raise DiagnosticError(NO_OBJECTS.at(None, "no training image has an object that covers a pixel"))
     if len(images) < len(dataset.images):
@@ -101,15 +99,7 @@ def train(detector: Detector, options: TrainOptions, tell: Callable[[Iterable[Di
         tell(_load_start(detector, views, options))
     run = _open_run(detector, settings, root, options)
     step = _saved_step(run) if options.resume else 0
-    wide = [image.size[0] >= image.size[1] for image in images]
-    batches = EpochBatches(
-        wide,
-        settings.batch,
-        options.seed,
-        schedule.epoch_images,
-        repetitions=repetitions(images, settings.oversample),
-        repeat=settings.repeat,
-    )
+    batches = epoch_batches(images, settings, options.seed, schedule.epoch_images)
     batches.epoch, batches.skip = divmod(step, len(batches))
     if step >= schedule.epochs * len(batches):
         summary = f"{run.folder} has done its {schedule.epochs} epochs"

@@ -191,8 +191,15 @@ def look_at_path(
     Raises:
         DiagnosticError: data-unrecognised.
     """
+    return look_at_parts(recognise(path, split), decode, watch)
+
+
+def look_at_parts(
+    parts: Sequence[Part], decode: bool = False, watch: Callable[[str], Watch] = lambda name: unwatched
+) -> list[Look]:
+    """As `look_at_path`, of parts that were recognised."""
     read: list[tuple[Part, RawSource | None, Findings]] = []
-    for part in recognise(path, split):
+    for part in parts:
         findings = Findings(keep_going=True)
         raw = None
         try:

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Sampler
 from torch.utils.data import Dataset as TorchDataset
 
 from detc.dsl.diagnostics import DiagnosticError
-from detc.runtime.data.dataset import AnnotatedImage
+from detc.runtime.data.dataset import AnnotatedImage, Dataset
 from detc.runtime.data.images import Unreadable, read_image
 from detc.runtime.data.masks import MaskWindow, draw_mask, pack_masks
 from detc.runtime.data.preprocess import pad_batch
@@ -144,6 +144,26 @@ class EpochBatches(Sampler[list[Draw]]):
         last = full.pop() if len(full[-1]) < self.batch else None
         mixed = [full[i] for i in rng.permutation(len(full))]
         return mixed if last is None else [*mixed, last]
+
+
+def trained_images(dataset: Dataset, settings: Data) -> list[AnnotatedImage]:
+    """The images of a dataset that are trained on: those with an object, or all."""
+    return [image for image in dataset.images if settings.keep_empty or len(image.trained()[0])]
+
+
+def epoch_batches(
+    images: Sequence[AnnotatedImage], settings: Data, seed: int, length: int | None, epoch: int = 0
+) -> EpochBatches:
+    """The batches of the epochs of a run on these images; `length` is that of the schedule, in images."""
+    return EpochBatches(
+        [image.size[0] >= image.size[1] for image in images],
+        settings.batch,
+        seed,
+        length,
+        epoch,
+        repetitions=repetitions(images, settings.oversample),
+        repeat=settings.repeat,
+    )
 
 
 @dataclass(frozen=True)

@@ -10,40 +10,17 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from drawn import CLASSES, coco_file, voc_folder, voc_xml
+from drawn import coco_file, spec_file, voc_folder, voc_xml
 
 from detc.dsl.diagnostics import DiagnosticError
 from detc.runtime.data.check import DataReport, look_at_path, report
 from detc.runtime.data.recognise import recognise
 from detc.runtime.data.settings import Coco, Lvis, Voc
 
-SPEC = """
-import ResNet from "lib/backbones.det"
-import FPN from "lib/necks.det"
-import RetinaHead from "lib/heads.det"
-import SingleStage from "lib/models.det"
-import voc from "lib/data.det"
-import schedule_1x from "lib/schedules.det"
-
-detector mine : SingleStage {
-    backbone = ResNet(18)
-    neck = FPN(64, levels = 3..7, extra = "input")
-    head = RetinaHead()
-    data = voc(CLASSES, root = "pets")
-    schedule = schedule_1x
-}
-"""
-
 
 def detc(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "detc", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-
-
-def spec_file(folder: Path, classes: tuple[str, ...] = CLASSES) -> Path:
-    path = folder / "mine.det"
-    path.write_text(SPEC.replace("CLASSES", json.dumps(classes)))
-    return path
 
 
 def findings(found: DataReport) -> dict[tuple[str, str], tuple[int, str]]:

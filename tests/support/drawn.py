@@ -14,6 +14,23 @@ from detc.compiler.values import Record
 CLASSES = ("square", "disc")
 NORMALIZE = Record("Normalize", {"mean": (120.0, 120.0, 120.0), "std": (60.0, 60.0, 60.0), "order": "rgb"})
 
+SPEC = """
+import ResNet from "lib/backbones.det"
+import FPN from "lib/necks.det"
+import RetinaHead from "lib/heads.det"
+import SingleStage from "lib/models.det"
+import voc from "lib/data.det"
+import schedule_1x from "lib/schedules.det"
+
+detector mine : SingleStage {
+    backbone = ResNet(18)
+    neck = FPN(64, levels = 3..7, extra = "input")
+    head = RetinaHead()
+    data = voc(CLASSES, root = "pets")
+    schedule = schedule_1x
+}
+"""
+
 
 def draw(seed: int, width: int = 96, height: int = 64) -> tuple[np.ndarray, list[tuple[str, list[int]]]]:
     """An image and its one or two objects as (class, [x1, y1, x2, y2])."""
@@ -115,3 +132,10 @@ def voc_data(**changes: Any) -> Record:
         **changes,
     }
     return Record("Data", fields)
+
+
+def spec_file(folder: Path, classes: tuple[str, ...] = CLASSES) -> Path:
+    """A spec of a small detector on data in VOC's layout in the folder pets beside it."""
+    path = folder / "mine.det"
+    path.write_text(SPEC.replace("CLASSES", json.dumps(classes)))
+    return path

@@ -61,6 +61,64 @@ def check(
         raise typer.Exit(1)
 
 
+@data.command("view")
+def view(
+    spec: Annotated[str, typer.Argument(help=SPEC, metavar="SPEC|PATH")],
+    data: Annotated[Path | None, typer.Option(help="Folder of the data, in place of the spec's.")] = None,
+    output: Annotated[Path, typer.Option(help="The page.")] = Path("data.html"),
+    count: Annotated[int, typer.Option(min=1, help="At most so many images, evenly spread.")] = 100,
+    split: Annotated[str | None, typer.Option(help="train, val or test; training's, if not given.")] = None,
+    augmented: Annotated[bool, typer.Option("--augmented", help="Images as training gets them.")] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Of --augmented: the seed of the run.")] = 0,
+    epoch: Annotated[int, typer.Option(min=1, help="Of --augmented: the epoch of the run, from 1.")] = 1,
+) -> None:
+    """Write a page to look at images with their boxes and masks: one file, with a filter by class and file.
+
+    Example: detc data view mine.det --data pets --augmented --output pets.html
+    """
+    if split is not None:
+        choice("--split", split, ("train", "val", "test"))
+    path, _ = split_spec(spec)
+    is_spec = path.suffix == ".det"
+    if augmented and (not is_spec or split not in (None, "train")):
+        raise typer.BadParameter("--augmented shows the training images of a spec")
+    from detc.dsl.catalogue.data import NO_OBJECTS
+    from detc.dsl.diagnostics import DiagnosticError
+    from detc.runtime.data import view as page
+    from detc.runtime.data.check import look_at_parts, look_at_spec
+    from detc.runtime.data.recognise import recognise
+
+    with _progress(True) as watch:
+        if is_spec:
+            detector, settings = _settings(spec)
+            (look,) = look_at_spec(detector, settings, data, split or "train", False, watch)
+        else:
+            _no_data_root(data)
+            parts = sorted(recognise(Path(spec), split), key=lambda part: part.evaluated)
+            (look,) = look_at_parts(parts[:1], False, watch)
+        if not look.dataset.images:
+            nothing = NO_OBJECTS.at(None, f"{look.name}: no image can be used")
+            raise DiagnosticError([nothing, *look.findings.errors, *look.findings.diagnostics()])
+        if augmented:
+            from detc.runtime.data.loading import trained_images
+            from detc.runtime.training.schedule import schedule_settings
+
+            length = schedule_settings(detector.schedule).epoch_images if detector.schedule is not None else None
+            images = trained_images(look.dataset, settings)
+            if not images:
+                raise DiagnosticError(NO_OBJECTS.at(None, "no training image has an object that covers a pixel"))
+            drawn = page.draws(images, settings, seed, length, epoch - 1, count)
+            number, pictures = len(drawn), page.as_trained(images, settings, seed, drawn)
+        else:
+            chosen = page.annotated(look.dataset, count)
+            number, pictures = len(chosen), page.as_annotated(chosen)
+        title = f"{spec}: {look.name}" + (f", as in epoch {epoch} with seed {seed}" if augmented else "")
+        page.write_page(output, title, look.dataset.classes, watch("drawing")(pictures, number))
+    typer.echo(f"{number} of {len(look.dataset.images)} images of {look.name} are in {output}")
+    if look.findings.errors or look.findings.found:
+        typer.echo(f"something is wrong with the data; detc data check {spec} says what", err=True)
+
+
 def _settings(spec: str) -> tuple[Any, Any]:
     import detc
     from detc.runtime.predict import data_of
