@@ -67,6 +67,9 @@ def errors(matches: Matches) -> Errors:
     A box of the wrong class gets its object's, and one beside its object is put on it, unless the object is found; of
     several such boxes for one object the best stays, and the others go. The other kinds of boxes go; missed objects are
     no longer counted. Then AP50 is worked out again, with scores as they were.
+
+    The figures are those of the authors' tidecv but for one thing: each of the first two kinds is mended alone, as the
+    paper says, while tidecv chooses the best box for an object among both kinds together, and so gains a little less.
     """
     kinds = error_kinds(matches)
     classes = len(matches.classes)

@@ -29,7 +29,7 @@ p { margin: 4px 0 12px; color: var(--pale); max-width: 75ch }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums }
 th, td { padding: 3px 10px; text-align: right; border-bottom: 1px solid var(--frame); white-space: nowrap }
 th { color: var(--pale); font-weight: normal } th:first-child, td:first-child { text-align: left }
-tr.all td { font-weight: bold }
+td.words { text-align: left; color: var(--pale) }
 .curves { display: grid; grid-template-columns: repeat(auto-fill, minmax(200px, 1fr)); gap: 10px }
 svg text { font: 11px Helvetica, Arial, sans-serif; fill: var(--ink) } svg .pale { fill: var(--pale) }
 svg .frame { fill: var(--fill); stroke: var(--frame) } svg .grid { stroke: var(--frame) }
@@ -84,12 +84,12 @@ def _section(title: str, about: str, *content: str) -> str:
     return f"<section>\n<h2>{title}</h2>\n<p>{about}</p>\n" + "\n".join(content) + "\n</section>"
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]], last: Sequence[str] | None = None) -> str:
-    """A table of cells that are HTML; `last` is set apart."""
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]], words: int | None = None) -> str:
+    """A table of cells that are HTML; of the column `words` they are explanations."""
     lines = ["<tr>" + "".join(f"<th>{cell}</th>" for cell in head) + "</tr>"]
-    lines += ["<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows]
-    if last is not None:
-        lines.append('<tr class="all">' + "".join(f"<td>{cell}</td>" for cell in last) + "</tr>")
+    for row in rows:
+        cells = (f'<td class="words">{cell}</td>' if i == words else f"<td>{cell}</td>" for i, cell in enumerate(row))
+        lines.append("<tr>" + "".join(cells) + "</tr>")
     return '<div class="wide"><table>\n' + "\n".join(lines) + "\n</table></div>"
 
 
@@ -130,17 +130,10 @@ def _errors(analysis: Analysis) -> str:
         "of TIDE (Bolya et al., ECCV 2020). The gains do not add up to what is lacking. Boxes of every score count, "
         "also of very low ones."
     )
-    table = _table(
-        ["error", "", "count", "AP50 gained"],
-        [
-            [name, f'<span style="color:var(--pale)">{MEANINGS[name]}</span>', str(count), _figure(gain)]
-            for name, count, gain in rows
-        ]
-        + [
-            ["all wrong boxes", "left out together", "", _figure(errors.wrong)],
-            ["all objects not found", "left out together", "", _figure(errors.unfound)],
-        ],
-    )
+    lines = [[name, MEANINGS[name], str(count), _figure(gain)] for name, count, gain in rows]
+    lines.append(["all wrong boxes", "left out together", "", _figure(errors.wrong)])
+    lines.append(["all objects not found", "left out together", "", _figure(errors.unfound)])
+    table = _table(["error", "", "count", "AP50 gained"], lines, words=1)
     return _section("Errors", about, _svg(560, 8 + 26 * len(rows), "AP50 gained by mending each kind", parts), table)
 
 
@@ -150,20 +143,18 @@ def _classes(evaluation: Evaluation, analysis: Analysis) -> str:
         head.append("mask AP")
     if evaluation.has_voc:
         head += ["VOC AP50", "VOC07 AP50"]
-    head += ["best F1", "from score", "precision", "recall", *KINDS]
+    head += ["best F1", "from score", "precision", "recall"]
     rows = []
     for figures, row in zip(evaluation.classes, analysis.classes, strict=True):
         values = [figures.ap, figures.ap50]
         values += [figures.mask_ap] if evaluation.has_masks else []
         values += [figures.voc_ap50, figures.voc07_ap50] if evaluation.has_voc else []
         values += [row.best.f1, row.best.score, row.best.precision, row.best.recall]
-        counts = [str(row.errors[name]) for name in KINDS]
-        rows.append([_text(row.name), str(row.objects), *map(_figure, values), *counts])
-    about = (
-        "The score from which F1 is best was chosen on these very images, so F1 there is a little too good. Errors are "
-        "counted for the class that a box claims, missed objects for their own."
-    )
-    return _section("Classes", about, _table(head, rows))
+        rows.append([_text(row.name), str(row.objects), *map(_figure, values)])
+    wrong = [[_text(row.name), *(str(row.errors[name]) for name in KINDS)] for row in analysis.classes]
+    about = "The score from which F1 is best was chosen on these very images, so F1 there is a little too good."
+    claims = "Errors count for the class that a box claims, missed objects for their own."
+    return _section("Classes", about, _table(head, rows), f"<p>{claims}</p>", _table(["class", *KINDS], wrong))
 
 
 def _curves(analysis: Analysis) -> str:

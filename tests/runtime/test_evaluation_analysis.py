@@ -184,6 +184,15 @@ def test_of_several_boxes_beside_one_object_the_best_is_mended_and_the_others_go
     assert errors(match(data, found)).gains["localisation"] == pytest.approx(0.5)
 
 
+def test_a_kind_is_mended_as_if_the_others_were_not_there():
+    """The same object has a better box beside it; giving the second one its class alone finds it all the same."""
+    data = dataset(annotated(1, [(0, HERE)]))
+    result = errors(match(data, {1: detected((0, 0.9, BESIDE), (1, 0.8, HERE))}))
+    assert result.gains["classification"] == pytest.approx(1 / 2)  # right at the second place
+    assert result.gains["localisation"] == pytest.approx(1)
+    assert result.gains["missed"] == 0
+
+
 def test_boxes_on_what_is_set_aside_are_no_errors():
     data = dataset(annotated(1, [(0, HERE), (0, THERE)], ignored=(1,)), classes=1)
     found = {1: detected((0, 0.9, THERE), (0, 0.8, HERE), (0, 0.7, THERE))}
