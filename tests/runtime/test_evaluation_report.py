@@ -7,11 +7,14 @@ import dataclasses
 import json
 import math
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
+import typer
 from found import Box, annotated, detected
 
+from detc.cli.evaluate import evaluate as eval_command
 from detc.runtime.data.dataset import Dataset
 from detc.runtime.data.masks import read_mask, run_lengths
 from detc.runtime.evaluate import Evaluation, coco_metrics
@@ -163,3 +166,9 @@ def test_masks_and_voc_have_their_columns():
     plain = coco_metrics(Dataset(("a",), (1,), (annotated(1, [(0, PLACES[0])]),)), {1: detected((0, 0.9, PLACES[0]))})
     voc = dataclasses.replace(plain, metrics=plain.metrics | {"VOC_AP50": 1.0, "VOC07_AP50": np.nan})
     assert "VOC07 AP50" in Page(to_page("t", voc, analyse(dataset, {1: found}))).words
+
+
+def test_a_detector_that_tells_no_classes_apart_has_no_report(tmp_path):
+    spec = Path(__file__).parents[2] / "specs" / "rpn.det"
+    with pytest.raises(typer.BadParameter, match="proposals without any"):
+        eval_command(f"{spec}:rpn_r50_fpn_1x", tmp_path / "weights", report=tmp_path / "report")
