@@ -110,10 +110,17 @@ def _read(annotations: Path, images: Path, masks: bool, lvis: bool, findings: Fi
 
 def _object(item: dict[str, Any], name: str, mask: Mask | str | None) -> RawObject:
     box, area = item.get("bbox"), item.get("area")
-    numbers = [float(value) for value in box if isinstance(value, int | float)] if isinstance(box, list) else []
+    numbers = [_float(value) for value in box if isinstance(value, int | float)] if isinstance(box, list) else []
     x, y, width, height = numbers if len(numbers) == 4 else NOWHERE
-    known_area = float(area) if isinstance(area, int | float) else None
+    known_area = _float(area) if isinstance(area, int | float) else None
     return RawObject(name, (x, y, x + width, y + height), known_area, bool(item.get("iscrowd", 0)), mask)
+
+
+def _float(value: float) -> float:
+    try:
+        return float(value)
+    except OverflowError:  # a whole number beyond floating point
+        return math.inf
 
 
 def _mask(item: dict[str, Any], size: tuple[int, int]) -> Mask | str:

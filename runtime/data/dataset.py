@@ -25,7 +25,7 @@ from detc.dsl.catalogue.data import (
     UNUSED_CLASS,
 )
 from detc.dsl.diagnostics import Diagnostic, DiagnosticError, Kind, suggest
-from detc.runtime.data.images import ImageProblem, decoded, header_sizes
+from detc.runtime.data.images import ImageProblem, decoded, header_sizes, is_file
 from detc.runtime.data.masks import Mask
 from detc.runtime.data.proposals import Proposals
 
@@ -357,7 +357,7 @@ def _image_sizes(
 
 
 def _look(image: RawImage, decode: bool) -> _Look:
-    if not image.path.is_file():
+    if not is_file(image.path):
         return _Look(None, IMAGE_MISSING, "images missing")
     try:
         sizes = header_sizes(image.path)
@@ -384,9 +384,11 @@ def _annotated(
     boxes = np.asarray([item.box for item in objects], np.float64).reshape(-1, 4)
     labels = np.asarray([index[item.name] for item in objects], np.int64)
     ignored = np.asarray([item.ignored for item in objects], bool)
-    width, height = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
+    with np.errstate(invalid="ignore"):  # nonsense is counted below
+        width, height = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
     given = np.asarray([np.nan if item.area is None else item.area for item in objects], np.float64)
-    areas = np.where(np.isfinite(given), given, width * height)
+    with np.errstate(over="ignore"):
+        areas = np.where(np.isfinite(given), given, width * height)
 
     finite = np.isfinite(boxes).all(1)
     inverted = finite & ((width < 0) | (height < 0))

@@ -83,6 +83,14 @@ def check_whole(start: bytes, tail: bytes) -> None:
         raise ImageProblem("the file is cut off")
 
 
+def is_file(path: Path) -> bool:
+    """Whether a file is there; not where its name is no name that a file can have."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
 def header_sizes(path: Path) -> set[tuple[int, int]]:
     """The (width, height) of an image file, as stored and as a camera's mark turns it, without decoding pixels.
 

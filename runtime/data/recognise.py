@@ -12,6 +12,7 @@ from pathlib import Path
 
 from detc.dsl.catalogue.data import DATA_UNRECOGNISED
 from detc.dsl.diagnostics import DiagnosticError
+from detc.runtime.data.images import is_file
 from detc.runtime.data.settings import Coco, Lvis, Source, Voc
 
 LISTS = ("train", "val", "test")
@@ -91,7 +92,7 @@ def _image_folder(file: Path) -> Path:
     names = _some_names(file)
     near = dict.fromkeys([file.parent, file.parent.parent, *_subfolders(file.parent), *_subfolders(file.parent.parent)])
     folders = list(islice(near, MOST_FOLDERS))
-    hits = Counter({folder: sum((folder / name).is_file() for name in names) for folder in folders})
+    hits = Counter({folder: sum(is_file(folder / name) for name in names) for folder in folders})
     best, count = hits.most_common(1)[0]
     if count:
         return best

@@ -67,7 +67,8 @@ def as_annotated(images: Iterable[AnnotatedImage]) -> Iterator[Shown]:
             pixels = read_image(image.path, image.size)
         except DiagnosticError as error:
             problem = error.diagnostics[0].summary
-        boxes, masks = image.boxes.astype(np.float32), image.masks or ()
+        far = np.finfo(np.float32).max
+        boxes, masks = image.boxes.clip(-far, far).astype(np.float32), image.masks or ()
         yield Shown(image.path.name, image.size, pixels, boxes, image.labels, image.ignored, masks, Affine(), problem)
 
 

@@ -16,6 +16,7 @@ from detc.dsl.diagnostics import DiagnosticError
 from detc.runtime.data.check import DataReport, look_at_path, report
 from detc.runtime.data.recognise import recognise
 from detc.runtime.data.settings import Coco, Lvis, Voc
+from detc.runtime.data.view import as_annotated, write_page
 
 
 def detc(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -246,6 +247,64 @@ def test_voc_files_with_faults_are_all_counted(tmp_path):
         ("path-outside", "images named outside JPEGImages"): 1,
     }
     assert found.parts[0].images == 2
+
+
+def one(**changes: object) -> dict[str, list[dict[str, object]]]:
+    return {"annotations": [{"image_id": 100, "category_id": 3, "bbox": [1, 1, 20, 20], **changes}]}
+
+
+def image(**changes: object) -> dict[str, list[dict[str, object]]]:
+    return {"images": [{"id": 100, "file_name": "0.png", "width": 96, "height": 64, **changes}]}
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+@pytest.mark.parametrize(
+    ("changes", "slug"),
+    [
+        (one(bbox=[1e308, 1, 1e308, 5]), "bad-box"),
+        (one(bbox=[10**400, 1, 2, 3]), "bad-box"),
+        (one(bbox=[-1e300, -1e300, 2e300, 2e300]), "bad-box"),
+        (one(area=10**400), None),
+        (one(iscrowd=1), "no-objects"),
+        (one(category_id=[3]), "annotation-unreadable"),
+        ({"categories": []}, "annotation-unreadable"),
+        ({"images": []}, "no-objects"),
+        (image(id=10**30), "annotation-unreadable"),
+        (image(id=[100]), "annotation-unreadable"),
+        (image(file_name=""), "image-left-out"),
+        (image(file_name="a" * 5000), "image-left-out"),
+        (image(file_name="a\0b"), "path-outside"),
+        (image(width=-96), "image-left-out"),
+    ],
+)
+def test_nonsense_is_a_finding_and_never_a_traceback(tmp_path, changes, slug):
+    found = report(look_at_path(coco_file(tmp_path, 2, **changes), decode=True))
+    json.dumps([part.as_json() for part in found.parts])
+    slugs = {found_slug for found_slug, _ in findings(found)}
+    assert slug in slugs or slug is None
+    for look in look_at_path(tmp_path):
+        write_page(tmp_path / "page.html", "", look.dataset.classes, as_annotated(look.dataset.images))
+
+
+def test_ctrl_c_ends_it_at_once(tmp_path):
+    root = coco_file(tmp_path, 1)
+    content = json.loads((root / "annotations.json").read_text())
+    pixels = np.random.default_rng(0).integers(0, 255, (3000, 3000, 3), np.uint8)
+    cv2.imwrite(str(root / "images" / "large.png"), pixels)
+    for number in range(3000):
+        (root / "images" / f"l{number}.png").hardlink_to(root / "images" / "large.png")
+        content["images"].append({"id": number + 1000, "file_name": f"l{number}.png", "width": 3000, "height": 3000})
+    (root / "annotations.json").write_text(json.dumps(content))
+    code = (
+        "import os, signal, sys, threading, detc.runtime.data.check\n"
+        "threading.Timer(2, lambda: os.kill(os.getpid(), signal.SIGINT)).start()\n"
+        f"sys.argv = ['detc', 'data', 'check', {str(root)!r}, '--decode']\n"
+        "from detc.cli import main; main()"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 130, done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_names_of_strangers_do_not_reach_the_terminal_raw(tmp_path):
