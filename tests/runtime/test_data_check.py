@@ -328,3 +328,61 @@ def test_wrong_command_lines_exit_with_2(tmp_path):
     assert detc("data", "check", tmp_path, "--format", "xml").returncode == 2
     assert detc("data", "check", tmp_path, "--data", tmp_path).returncode == 2
     assert detc("data", "look", tmp_path).returncode == 2
+
+
+MASKS = """
+import mask_rcnn_r50_fpn_1x from "mask_rcnn.det"
+import Data, Coco from "lib/data.det"
+
+detector mine = mask_rcnn_r50_fpn_1x with {
+    data = Data(
+        classes = CLASSES, root = ".", train = [Coco("annotations.json", "images")], val = [Coco("val.json", "images")]
+    )
+}
+"""
+
+
+def parts_of(spec: Path) -> tuple[int, dict[str, dict[str, tuple[str, int]]]]:
+    """The exit status, and of each part the findings by their slugs."""
+    done = detc("data", "check", spec, "--format", "json")
+    found = json.loads(done.stdout)
+    assert found["failed"] == bool(done.returncode)
+    parts = found["parts"]
+    return done.returncode, {p["part"]: {f["slug"]: (f["then"], f["count"]) for f in p["findings"]} for p in parts}
+
+
+def test_masks_are_checked_where_the_detector_needs_them(tmp_path):
+    coco_file(tmp_path, 4)
+    content = json.loads((tmp_path / "annotations.json").read_text())
+    (tmp_path / "val.json").write_text(json.dumps(content))
+    content["annotations"][0]["segmentation"] = [[1, 2, 3]]
+    (tmp_path / "annotations.json").write_text(json.dumps(content))
+    spec = tmp_path / "mine.det"
+    spec.write_text(MASKS.replace("CLASSES", '["disc", "square"]'))
+    status, parts = parts_of(spec)
+    assert status == 0
+    assert parts["train"]["bad-mask"] == ("neither trained on nor counted in the figures of masks", 1)
+    assert "bad-mask" not in parts["val"]
+    for item in content["annotations"]:
+        del item["segmentation"]
+    (tmp_path / "val.json").write_text(json.dumps(content))
+    status, parts = parts_of(spec)
+    assert status == 1
+    assert parts["val"]["masks-missing"] == ("an evaluation stops", 1)
+    assert "masks-missing" not in parts["train"]
+
+
+def test_classes_by_number_must_be_the_same_in_training_and_validation(tmp_path):
+    coco_file(tmp_path, 4)
+    content = json.loads((tmp_path / "annotations.json").read_text())
+    content["categories"][0]["name"] = "ring"
+    (tmp_path / "val.json").write_text(json.dumps(content))
+    spec = tmp_path / "mine.det"
+    spec.write_text(MASKS.replace("CLASSES", "2"))
+    status, parts = parts_of(spec)
+    assert status == 1
+    assert parts["val"]["classes-mismatch"] == ("an evaluation stops", 1)
+    assert "classes-mismatch" not in parts["train"]
+    spec.write_text(MASKS.replace("CLASSES", "3"))
+    status, parts = parts_of(spec)
+    assert parts["train"]["classes-mismatch"] == ("training stops", 1)
