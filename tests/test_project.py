@@ -71,7 +71,8 @@ def test_the_readmes_detectors_compile(tmp_path: Path) -> None:
     excerpt, row, spec = blocks("det")
     _, cell = excerpt.split("\n\n", maxsplit=1)
     assert cell in (ROOT / "specs/lib/necks.det").read_text()
-    assert row.removesuffix("}\n") in (ROOT / "specs/fpg.det").read_text()
+    _, detector_of_row = row.split("\n\n", maxsplit=1)
+    assert detector_of_row.removesuffix("}\n") in (ROOT / "specs/fpg.det").read_text()
     (tmp_path / "mine.det").write_text(spec)
     detector = detc.load(tmp_path / "mine.det", "mine")
     assert set(detector.graph.views) == {"forward", "train", "predict"}

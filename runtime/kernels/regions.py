@@ -77,7 +77,7 @@ def take_channel(x: Tensor, classes: Tensor) -> Tensor:
     A class that is none of the C gives the first channel.
     """
     known = torch.where((classes >= 0) & (classes < x.shape[1]), classes, 0).flatten()
-    return x[torch.arange(len(x), device=x.device), known].reshape(*classes.shape, *x.shape[2:])
+    return x[torch.arange(x.shape[0], device=x.device), known].reshape(*classes.shape, *x.shape[2:])
 
 
 # ---- RoIAlign --------------------------------------------------------------------------------------------------------

@@ -91,4 +91,5 @@ def _suppressed_by(better: Tensor, candidates: Tensor, boxes: Tensor, classes: T
 
 @torch.library.register_fake("detc::nms")
 def _(boxes, scores, classes, iou, keep):  # type: ignore[no-untyped-def]
-    return boxes.new_empty(len(boxes), keep, dtype=torch.int64)
+    # (A length would be made a constant.)
+    return boxes.new_empty(boxes.shape[0], keep, dtype=torch.int64)

@@ -125,7 +125,7 @@ def assign_regions(
 def inside(anchors: Tensor, image: Tensor, *, border: float | None) -> Tensor:
     """1 where an anchor (K, 4) stays less than `border` pixels beyond `image` (N, 3, H, W), else 0: (K,)."""
     if border is None:
-        return anchors.new_ones(len(anchors))
+        return anchors.new_ones(anchors.shape[0])
     height, width = image.shape[-2:]
     x1, y1, x2, y2 = anchors.unbind(-1)
     within = (x1 >= -border) & (y1 >= -border) & (x2 < width + border) & (y2 < height + border)
