@@ -386,3 +386,12 @@ def test_classes_by_number_must_be_the_same_in_training_and_validation(tmp_path)
     spec.write_text(MASKS.replace("CLASSES", "3"))
     status, parts = parts_of(spec)
     assert parts["train"]["classes-mismatch"] == ("training stops", 1)
+
+
+def test_what_stops_the_check_itself_is_json_too(tmp_path):
+    for spec, slug in ((tmp_path / "nothing", "data-unrecognised"), (spec_file(tmp_path), "data-missing")):
+        done = detc("data", "check", spec, "--format", "json")
+        found = json.loads(done.stdout)
+        assert (done.returncode, found["failed"]) == (1, True)
+        assert [diagnostic["slug"] for diagnostic in found["diagnostics"]] == [slug]
+        assert f"[{slug}]" in detc("data", "check", spec).stderr

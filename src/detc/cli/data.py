@@ -41,19 +41,29 @@ def check(
     choice("--format", form, ("text", "json"))
     if split is not None:
         choice("--split", split, ("train", "val", "test"))
+    from detc.dsl.diagnostics import DiagnosticError
+    from detc.dsl.render import to_json
     from detc.runtime.data.check import look_at_path, look_at_spec, report
 
-    with _progress(form == "text") as watch:
-        path, _ = split_spec(spec)
-        if path.suffix == ".det":
-            looks = look_at_spec(*_settings(spec), data, split, decode, watch)
-        else:
-            _no_data_root(data)
-            looks = look_at_path(Path(spec), split, decode, watch)
-        found = report(looks)
+    is_spec = split_spec(spec)[0].suffix == ".det"
+    if not is_spec:
+        _no_data_root(data)
+    try:
+        with _progress(form == "text") as watch:
+            if is_spec:
+                looks = look_at_spec(*_settings(spec), data, split, decode, watch)
+            else:
+                looks = look_at_path(Path(spec), split, decode, watch)
+            found = report(looks)
+    except DiagnosticError as error:  # nothing could be looked at
+        if form == "text":
+            raise
+        wrong = [to_json(diagnostic) for diagnostic in error]
+        typer.echo(json.dumps({"failed": True, "diagnostics": wrong, "parts": []}, indent=1))
+        raise typer.Exit(1) from None
     if form == "json":
         parts = [part.as_json() for part in found.parts]
-        typer.echo(json.dumps({"failed": found.failed, "parts": parts}, indent=1))
+        typer.echo(json.dumps({"failed": found.failed, "diagnostics": [], "parts": parts}, indent=1))
     else:
         for part in found.parts:
             _print(part)
