@@ -8,7 +8,7 @@ activation that follow are applied to the tile before it is stored.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,8 @@ from detc.compiler.emit.tvm.module import OPAQUE, Builder, Kernel
 # The blocks that the schedules below look for.
 _CONV, _DENSE = "packed_conv", "packed_dense"
 
+# Of a convolution: pixels of a task at least, and tasks.
+_PIXELS, _TASKS = 192, 8
 # Of a matrix product: inputs that are added up at once, and rows, and tiles of features, that one task takes.
 _CHUNK, _ROWS, _TILES = 512, 256, 4
 
@@ -203,20 +205,21 @@ def _schedule_conv(plan: Schedule, blocks: Sequence[Any], names: Sequence[str], 
     *middle, last = [block for block, name in zip(blocks, names, strict=True) if name not in (_CONV, "pad")]
     for block in middle:
         plan.compute_inline(block)
-    _, height, width, _ = (int(plan.get(loop).extent) for loop in plan.get_loops(last))
+    n, height, width, _ = (int(plan.get(loop).extent) for loop in plan.get_loops(last))
     computed, out = (int(plan.get(loop).extent) for loop in plan.get_loops(main)[2:4])
     reads = plan.get(main).reads
     tile = int(reads[1].source.shape[-1])
     columns = registers.columns(tile, width)
     assert computed == -(-width // columns) * columns, "packed for another processor"
-    rows = next(r for r in (4, 2, 1) if height % r == 0 and (height // r * (out // tile) >= 8 or r == 1))
+    images, rows = _task(n, height, width, out // tile)
 
     n, y, v, o = plan.get_loops(last)
+    n_outer, n_inner = plan.split(n, [None, images])
     y_outer, y_inner = plan.split(y, [None, rows])
     v_outer, v_inner = plan.split(v, [None, columns])
     o_outer, o_inner = plan.split(o, [None, tile])
-    plan.reorder(n, y_outer, o_outer, y_inner, v_outer, v_inner, o_inner)
-    plan.parallel(plan.fuse(n, y_outer, o_outer))
+    plan.reorder(n_outer, y_outer, o_outer, n_inner, y_inner, v_outer, v_inner, o_inner)
+    plan.parallel(plan.fuse(n_outer, y_outer, o_outer))
     plan.unroll(v_inner)
     plan.compute_at(main, v_outer, preserve_unit_loops=True)
     r, s, c = plan.get_loops(main)[-3:]
@@ -226,11 +229,36 @@ def _schedule_conv(plan: Schedule, blocks: Sequence[Any], names: Sequence[str], 
     plan.unroll(column)
     plan.set_scope(main, 0, "local")
     start = plan.decompose_reduction(main, r)
-    for loop in plan.get_loops(start)[3:-1]:
+    for loop in plan.get_loops(start)[4:-1]:
         plan.unroll(loop)
     _vectorize(plan, plan.get_loops(last)[-1], tile, registers)
     if "pad" in names:
         _schedule_loops(plan, blocks[names.index("pad")], registers)
+
+
+def _task(n: int, height: int, width: int, tiles: int) -> tuple[int, int]:
+    """Images and rows of a task: pixels enough that the weights of a tile, which every task reads anew, are worth reading,
+    and tasks enough for all cores."""
+
+    def tasks(images: int, rows: int) -> int:
+        return n // images * (height // rows) * tiles
+
+    def smallest(choices: list[int], enough: Callable[[int], bool]) -> int:
+        return next((choice for choice in choices if enough(choice)), choices[-1])
+
+    rows = smallest(
+        [r for r in _divisors(height) if r == 1 or tasks(1, r) >= _TASKS],
+        lambda r: r >= 4 and r * width >= _PIXELS,
+    )
+    images = smallest(
+        [i for i in _divisors(n) if i == 1 or (rows == height and tasks(i, rows) >= _TASKS)],
+        lambda i: i * rows * width >= _PIXELS,
+    )
+    return images, rows
+
+
+def _divisors(number: int) -> list[int]:
+    return [d for d in range(1, number + 1) if number % d == 0]
 
 
 def _schedule_dense(plan: Schedule, blocks: Sequence[Any], names: Sequence[str], registers: Registers) -> None:
