@@ -102,6 +102,18 @@ def test_tiles_fit_the_registers_and_the_width(
     assert (channels, registers.columns(channels, width)) == tile
 
 
+@pytest.mark.parametrize(("sizes", "task"), [
+    ((1, 200, 336, 4), (1, 4)),
+    ((1, 16, 24, 4), (1, 8)),
+    ((1, 8, 12, 4), (1, 4)),  # as many tasks as there are
+    ((1, 1, 1, 1), (1, 1)),
+    ((100, 14, 14, 4), (1, 14)),
+    ((1000, 7, 7, 4), (4, 7)),
+])  # fmt: skip
+def test_tasks_have_pixels_enough_and_are_many(sizes: tuple[int, int, int, int], task: tuple[int, int]) -> None:
+    assert cpu._task(*sizes) == task
+
+
 def test_packed_weights_keep_every_value_in_its_tile() -> None:
     kernel = np.arange(64 * 3 * 2 * 2, dtype=np.float32).reshape(64, 3, 2, 2)
     packed = cpu.pack(kernel, 1, Registers(8, 16))

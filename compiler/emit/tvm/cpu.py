@@ -237,8 +237,8 @@ def _schedule_conv(plan: Schedule, blocks: Sequence[Any], names: Sequence[str], 
 
 
 def _task(n: int, height: int, width: int, tiles: int) -> tuple[int, int]:
-    """Images and rows of a task: pixels enough that the weights of a tile, which every task reads anew, are worth reading,
-    and tasks enough for all cores."""
+    """Images and rows of a task: pixels enough to be worth a tile's weights, which every task reads anew, and tasks
+    enough for all cores."""
 
     def tasks(images: int, rows: int) -> int:
         return n // images * (height // rows) * tiles
