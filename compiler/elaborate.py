@@ -16,7 +16,7 @@ from detc.compiler import dims, settle
 from detc.compiler.frames import Frame
 from detc.compiler.graph import Call, Graph, Value, Values
 from detc.compiler.modules import Module
-from detc.compiler.overrides import RESERVED
+from detc.compiler.overrides import configured
 from detc.compiler.primitives import Primitives
 from detc.compiler.scope import (
     POISON,
@@ -97,9 +97,7 @@ class _Elaborator(Primitives):
         classes = self._classes(value, data)
         if classes is not None:
             self.ambient["classes"] = len(classes)
-        arguments = {k: b for k, b in value.fields.items() if k not in RESERVED}
-        model = replace(value.model, arguments={**value.model.arguments, **arguments})
-        graph, warnings = self._compiled(model, name, declared[name].span)
+        graph, warnings = self._compiled(configured(value), name, declared[name].span)
         return Elaborated(
             name,
             graph if graph.name == name else graph.replaced(name=name),

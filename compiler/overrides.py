@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from detc.compiler.frames import Frame
@@ -15,6 +16,12 @@ from detc.dsl.source import Span
 
 # What a detector has beside the parameters of its model.
 RESERVED = ("data", "schedule", "classes", "pretrained", "reported")
+
+
+def configured(detector: DetectorValue) -> Closure:
+    """A detector's model with the parameters that the detector gives it."""
+    given = {name: bound for name, bound in detector.fields.items() if name not in RESERVED}
+    return replace(detector.model, arguments={**detector.model.arguments, **given})
 
 
 class Overrides(Parameters):
@@ -100,9 +107,7 @@ class Overrides(Parameters):
             return Bound(bound.value, bound.span, old)
         if old is None and isinstance(base, DetectorValue) and name not in RESERVED:
             # A part that the model gives itself.
-            model = base.model
-            given = {k: b for k, b in base.fields.items() if k not in RESERVED}
-            base = Closure(model.declaration, model.module, {**model.arguments, **given})
+            base = configured(base)
         if old is None and isinstance(base, DetectorValue):
             raise self.error(
                 names.UNKNOWN_OVERRIDE,

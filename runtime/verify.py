@@ -242,16 +242,10 @@ def _nms_apart(boxes: Tensor, scores: Tensor, classes: Tensor, *, iou: float, ke
     With hundreds of classes that moves boxes so far that single precision rounds their corners to a thirtieth of a
     pixel, which decides some suppressions otherwise; the kernel compares the boxes as they are.
     """
-    from detc.runtime.kernels.select import gather_rows
+    from detc.runtime.kernels.select import kept_rows
 
     moved = boxes + (classes.to(boxes.dtype) * (boxes.amax() + 1))[:, :, None]
-    index: Tensor = torch.ops.detc.nms(moved, scores, classes, iou, keep)
-    absent, index = index < 0, index.clamp(min=0)
-    return (
-        gather_rows(boxes, index).masked_fill(absent[:, :, None], 0.0),
-        scores.gather(1, index).masked_fill(absent, 0.0),
-        classes.gather(1, index).masked_fill(absent, -1),
-    )
+    return kept_rows(torch.ops.detc.nms(moved, scores, classes, iou, keep), boxes, scores, classes)
 
 
 # ---- forward and detections ------------------------------------------------------------------------------------------

@@ -39,13 +39,16 @@ def nms(boxes: Tensor, scores: Tensor, classes: Tensor, *, iou: float, keep: int
     (intersection over union) by more than `iou`, and so on; of equal scores the first is the better. What has score 0
     is never kept; absent results have box and score 0, class -1. Gradients flow through what is kept.
     """
-    index: Tensor = torch.ops.detc.nms(boxes, scores, classes, iou, keep)
-    present = index >= 0
-    index = index.clamp(min=0)
+    return kept_rows(torch.ops.detc.nms(boxes, scores, classes, iou, keep), boxes, scores, classes)
+
+
+def kept_rows(index: Tensor, boxes: Tensor, scores: Tensor, classes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The rows `index` (N, keep) of candidates: box and score 0, class -1 where the index is -1."""
+    absent, index = index < 0, index.clamp(min=0)
     return (
-        gather_rows(boxes, index).masked_fill(~present[:, :, None], 0.0),
-        scores.gather(1, index).masked_fill(~present, 0.0),
-        classes.gather(1, index).masked_fill(~present, -1),
+        gather_rows(boxes, index).masked_fill(absent[:, :, None], 0.0),
+        scores.gather(1, index).masked_fill(absent, 0.0),
+        classes.gather(1, index).masked_fill(absent, -1),
     )
 
 
