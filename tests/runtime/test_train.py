@@ -13,6 +13,7 @@ import torch
 import typer
 from drawn import voc_folder
 from safetensors.torch import load_file, save_file
+from threads import threads
 
 import detc
 from detc.cli.evaluate import evaluate as eval_command
@@ -53,10 +54,8 @@ detector too_fast = tiny with { schedule.optimizer.lr = 99.0  schedule.clip = no
 @pytest.fixture(scope="module", autouse=True)
 def one_thread() -> Iterator[None]:
     """Threads that wait for each other cost more than they bring in networks as small as these."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+    with threads(1):
+        yield
 
 
 @pytest.fixture(scope="module")

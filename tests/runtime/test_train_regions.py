@@ -9,8 +9,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-import torch
 from drawn import coco_file, voc_folder
+from threads import threads
 
 import detc
 from detc.cli.evaluate import evaluate as eval_command
@@ -70,10 +70,8 @@ detector miscounted = masks with { data.classes = 1230 }
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+    with threads(1):
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from threads import threads
 
 import detc
 from detc.compiler.elaborate import elaborate
@@ -102,10 +103,8 @@ TODAY = datetime.date.today().toordinal() % PERIOD
 @pytest.fixture
 def two_threads():
     """As many as the figures were made with: in deep networks the order of sums is seen."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(threads)
+    with threads(2):
+        yield
 
 
 @pytest.mark.parametrize(
