@@ -206,15 +206,20 @@ def evaluate(
     batches = watch(evaluation_batches(images, workers))
     found = {image.number: detections for image, detections in detect(engine, batches)}
     tells_classes = "classes" in view.views["predict"]
-    evaluation = evaluation_of(dataset, found, tells_classes) if measure else None
-    if evaluation is not None and tells_classes:
-        evaluation = by_their_own_rules(evaluation, settings.sources(split), root, dataset, found)
+    evaluation = evaluation_of(dataset, found, tells_classes, settings.sources(split), root) if measure else None
     return Measured(evaluation, dataset, found, tells_classes)
 
 
-def evaluation_of(dataset: Dataset, found: Mapping[int, Detections], tells_classes: bool) -> Evaluation:
-    """COCO's metrics of what a detector found, by image number: of objects, or of proposals."""
-    return coco_metrics(dataset, found) if tells_classes else proposal_metrics(dataset, found)
+def evaluation_of(
+    dataset: Dataset, found: Mapping[int, Detections], tells_classes: bool, sources: Sequence[Source], root: Path
+) -> Evaluation:
+    """All metrics of what a detector found, by image number, in data from `sources` below `root`.
+
+    Of objects they are COCO's and those by the data's own rules; of what tells no classes apart, those of proposals.
+    """
+    if not tells_classes:
+        return proposal_metrics(dataset, found)
+    return by_their_own_rules(coco_metrics(dataset, found), sources, root, dataset, found)
 
 
 def by_their_own_rules(

@@ -26,9 +26,10 @@ from detc.dsl.diagnostics import Diagnostic, DiagnosticError
 from detc.runtime.checkpoint import load_pretrained, load_weights, save_weights
 from detc.runtime.data.dataset import Dataset, classes_differ
 from detc.runtime.data.loading import epoch_batches, trained_images, training_loader
+from detc.runtime.data.preprocess import Detections
 from detc.runtime.data.reading import read_split
 from detc.runtime.data.settings import Data, data_root
-from detc.runtime.evaluate import EvaluationImages, evaluation_batches
+from detc.runtime.evaluate import Evaluation, EvaluationImages, evaluation_batches, evaluation_of
 from detc.runtime.predict import data_of, preprocess_of
 from detc.runtime.training.callbacks import Checkpoints, Curves, Interrupted, Telling
 from detc.runtime.training.module import DetectorModule
@@ -114,8 +115,12 @@ def train(detector: Detector, options: TrainOptions, tell: Callable[[Iterable[Di
     def keep(weights: dict[str, torch.Tensor], path: Path) -> None:
         save_weights(path, weights, detector)
 
+    def measure(found_in: Mapping[int, Detections]) -> Evaluation:
+        tells_classes = "classes" in found.views["predict"]
+        return evaluation_of(validation, found_in, tells_classes, settings.sources("val"), root)
+
     rate = schedule.optimizer.lr * settings.batch / schedule.batch
-    module = DetectorModule(detector.graph, views, schedule, rate, len(batches), validation, run.folder, keep)
+    module = DetectorModule(detector.graph, views, schedule, rate, len(batches), validation, measure, run.folder, keep)
     saving = Checkpoints(run, keep)
     with _handling_signals(saving.ask_to_stop), _quiet_lightning():
         trainer = pl.Trainer(

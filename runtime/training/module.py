@@ -18,7 +18,7 @@ from detc.runtime.data.dataset import Dataset
 from detc.runtime.data.images import readable
 from detc.runtime.data.loading import Batch
 from detc.runtime.data.preprocess import Detections, Preprocess
-from detc.runtime.evaluate import evaluation_of
+from detc.runtime.evaluate import Evaluation
 from detc.runtime.predict import as_arrays
 from detc.runtime.training.schedule import Schedule
 
@@ -27,7 +27,8 @@ class DetectorModule(pl.LightningModule):
     """The train and predict modules of a detector, which share their parameters, with a schedule.
 
     `lr` is the learning rate before decay and warm-up, for the batches of this run. `validation` is the data set that
-    evaluations are on. `keep` writes weights to a file: when a loss is not finite, nonfinite.safetensors in `folder`.
+    evaluations are on, and `measure` gives the figures of what was found in it, by image number. `keep` writes weights
+    to a file: when a loss is not finite, nonfinite.safetensors in `folder`.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class DetectorModule(pl.LightningModule):
         lr: float,
         steps_per_epoch: int,
         validation: Dataset,
+        measure: Callable[[Mapping[int, Detections]], Evaluation],
         folder: Path,
         keep: Callable[[dict[str, torch.Tensor], Path], None],
     ) -> None:
@@ -48,6 +50,7 @@ class DetectorModule(pl.LightningModule):
         self.lr = lr
         self.steps_per_epoch = steps_per_epoch
         self.validation = validation
+        self.measure = measure
         self.folder = folder
         self.keep = keep
         self.norm_keys = {key for node in graph.nodes if "Norm" in node.op for key in node.weights.values()}
@@ -118,7 +121,7 @@ class DetectorModule(pl.LightningModule):
             self.found[image.number] = found
 
     def on_validation_epoch_end(self) -> None:
-        self.evaluation = evaluation_of(self.validation, self.found, self.tells_classes)
+        self.evaluation = self.measure(self.found)
         metrics = self.evaluation.metrics.items()
         known = {f"val/{name}": value for name, value in metrics if not math.isnan(value)}
         self.log_dict(known, batch_size=1)

@@ -21,7 +21,7 @@ from detc.runtime.pictures import write_curves
 PACKAGES = ("detc", "torch", "lightning", "numpy", "opencv-python-headless", "pycocotools")
 
 # The metrics that curves and lines show, of those that a detector has.
-SHOWN_METRICS = ("AP", "AP50", "AP75", "mask_AP", "AR300", "AR1000")
+SHOWN_METRICS = ("AP", "AP50", "AP75", "mask_AP", "VOC_AP50", "VOC07_AP50", "APr", "APc", "APf", "AR300", "AR1000")
 
 
 @dataclass(frozen=True)

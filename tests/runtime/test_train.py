@@ -91,7 +91,9 @@ def test_a_run_leaves_spec_tables_curves_pictures_and_weights(spec, finished):
     assert set(rows[0]) == {"step", "epoch", "lr", "loss", "loss_cls", "loss_bbox"}
     assert rows[-1]["loss"] < rows[0]["loss"]
     # Evaluated after the second epoch and, always, at the end.
-    assert [row["epoch"] for row in finished.rows("evaluations.csv")] == [2, 3]
+    evaluations = finished.rows("evaluations.csv")
+    assert [row["epoch"] for row in evaluations] == [2, 3]
+    assert {"AP", "AP50", "VOC_AP50", "VOC07_AP50"} <= set(evaluations[0])  # the data is in VOC's form
     assert cv2.imread(str(finished.folder / "curves.png")) is not None
     assert len(list((finished.folder / "pictures").iterdir())) == 2
     assert list((finished.folder / "tensorboard").glob("events*"))
