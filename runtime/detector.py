@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,9 +15,14 @@ from detc.compiler.memory import NOTHING, Recomputed
 from detc.compiler.modules import Loader, Module, choose
 from detc.compiler.values import Record
 from detc.dsl.diagnostics import Diagnostic
+from detc.dsl.render import to_text
 
 if TYPE_CHECKING:
     import torch.fx
+
+    from detc.runtime.evaluate import Measured
+    from detc.runtime.predict import Predictor
+    from detc.runtime.train import Trained
 
 
 class Detector:
@@ -112,8 +118,66 @@ class Detector:
         """One view as a module; its state dict has the keys of the published checkpoint."""
         return self.modules(view)[view]
 
+    def predictor(self, weights: str | Path) -> Predictor:
+        """This detector with weights from a file, ready to look for objects in images; on the GPU where there is one.
+
+        >>> model = detc.load("mine.det").predictor("best.safetensors")
+        >>> for found in model(["street.jpg"]):
+        ...     print(found.names, found.boxes, found.scores)
+
+        Raises:
+            DiagnosticError: no-settings, class-lists-differ, proposals-missing where it takes more than an image, and
+                whatever is wrong with the weights.
+        """
+        from detc.runtime.predict import detector_predictor
+
+        return detector_predictor(self, Path(weights))
+
+    def evaluate(
+        self, weights: str | Path, data: str | Path | None = None, split: str = "test", workers: int = 2
+    ) -> Measured:
+        """Measures this detector on a split of its data, in the folder `data` if not in the spec's.
+
+        >>> measured = detc.load("mine.det").evaluate("best.safetensors")
+        >>> print(measured.evaluation.metrics["AP"])
+
+        Warnings about the data go to the standard error stream; `workers` processes load images.
+
+        Raises:
+            DiagnosticError: as `detc.runtime.evaluate.evaluate`.
+        """
+        from detc.runtime.evaluate import evaluate
+
+        return evaluate(self, Path(weights), _path(data), split, workers, _tell)
+
+    def train(self, data: str | Path | None = None, **options: Any) -> Trained:
+        """Trains this detector as its spec says, with data in the folder `data` if not in the spec's.
+
+        >>> trained = detc.load("mine.det").train(epochs=12, from_scratch=True)
+        >>> print(trained.best, trained.run.best_weights)
+
+        `options` are the other fields of `detc.runtime.train.TrainOptions`, where files and folders may be strings.
+        Warnings about the data go to the standard error stream, and so does progress.
+
+        Raises:
+            DiagnosticError: as `detc.runtime.train.train`.
+        """
+        from detc.runtime.train import TrainOptions, train
+
+        files = {name: _path(options[name]) for name in ("weights", "pretrained", "output") if name in options}
+        return train(self, TrainOptions(**{**options, **files, "data": _path(data)}), _tell)
+
     def __repr__(self) -> str:
         return f"<Detector {self.name}: {len(self.graph)} nodes, {len(self.graph.weights)} weights>"
+
+
+def _path(given: str | Path | None) -> Path | None:
+    return Path(given) if given is not None else None
+
+
+def _tell(diagnostics: Iterable[Diagnostic]) -> None:
+    for diagnostic in diagnostics:
+        print(to_text(diagnostic), file=sys.stderr)
 
 
 def load(path: str | Path, name: str | None = None, roots: tuple[Path, ...] = ()) -> Detector:

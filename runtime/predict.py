@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from detc.dsl.catalogue.data import PROPOSALS_MISSING
-from detc.dsl.catalogue.running import CLASS_LISTS_DIFFER, NO_IMAGES, NO_SETTINGS
-from detc.dsl.diagnostics import Diagnostic, DiagnosticError
-from detc.runtime.data.images import SUFFIXES, read_image
-from detc.runtime.data.masks import as_json, mask_areas
+from detc.dsl.catalogue.running import CLASS_LISTS_DIFFER, NO_SETTINGS
+from detc.dsl.diagnostics import DiagnosticError
 from detc.runtime.data.preprocess import Detections, Preprocess
 from detc.runtime.data.settings import Data, data_settings
-from detc.runtime.files import write_json
-from detc.runtime.pictures import draw_detections, write_picture
+from detc.runtime.inputs import Order, Picture, picture_pixels, read_ahead, several
 
 if TYPE_CHECKING:
     import torch
@@ -107,24 +104,57 @@ def preprocess_of(settings: Data, size_divisor: int, fixed: tuple[int, int] | No
 
 
 @dataclass(frozen=True)
+class Found(Detections):
+    """What a predictor found in one image; `known` are the names of all classes, by number."""
+
+    known: tuple[str, ...] = field(default=(), kw_only=True)
+
+    @property
+    def names(self) -> list[str]:
+        """The class of each box, by name."""
+        return [self.known[number] for number in self.classes]
+
+
+@dataclass(frozen=True)
 class Predictor:
     """An engine with what belongs before and after it.
 
-    >>> for found in predictor([cv2.imread("street.jpg")]):
-    ...     found.boxes, found.scores, [predictor.classes[i] for i in found.classes]
+    >>> for found in predictor(["street.jpg"]):
+    ...     print(found.names, found.boxes, found.scores)
     """
 
     engine: Engine
     preprocess: Preprocess
     classes: tuple[str, ...]
 
-    def __call__(self, images: Sequence[np.ndarray]) -> list[Detections]:
-        """What is found in each image (H, W, 3) uint8, blue, green, red: boxes in that image's pixels."""
-        found: list[Detections] = []
-        for image in images:  # one by one: a result must not depend on what an image is batched with
-            batch, placements = self.preprocess([image])
-            found.extend(Preprocess.detections(self.engine(batch), placements))
-        return found
+    def __call__(self, pictures: Picture | Iterable[Picture], order: Order = "bgr") -> list[Found]:
+        """What is found in each picture, or in the only one: boxes in its own pixels, by falling score.
+
+        A picture is a file, an array (H, W, 3) uint8, or a picture of Pillow. `order` is that of the channels of
+        arrays: "bgr", as OpenCV reads them, or "rgb", as most others do.
+
+        Raises:
+            DiagnosticError: image-unreadable, bad-picture.
+        """
+        return list(self.stream(several(pictures), order))
+
+    def stream(self, pictures: Iterable[Picture], order: Order = "bgr") -> Iterator[Found]:
+        """The same for any number of pictures, one by one; files are read ahead, and none is kept.
+
+        Raises:
+            DiagnosticError: image-unreadable, bad-picture, when the picture's turn comes.
+        """
+        for _, pixels in read_ahead(pictures, lambda picture: picture_pixels(picture, order)):
+            yield self.find(pixels())
+
+    def find(self, image: np.ndarray) -> Found:
+        """What is found in an image (H, W, 3) uint8 in blue, green, red.
+
+        Images go through the engine one by one: a result must not depend on what an image is batched with.
+        """
+        batch, placements = self.preprocess([image])
+        (found,) = Preprocess.detections(self.engine(batch), placements)
+        return Found(found.boxes, found.scores, found.classes, found.masks, known=self.classes)
 
 
 def detector_predictor(detector: Detector, weights: Path) -> Predictor:
@@ -149,105 +179,3 @@ def detector_predictor(detector: Detector, weights: Path) -> Predictor:
     engine = FxEngine(loaded_module(detector, weights), default_device())
     classes = tuple(detector.classes) if "classes" in view.views["predict"] else ("object",)
     return Predictor(engine, preprocess_of(settings, detector.graph.size_divisor), classes)
-
-
-def image_files(arguments: Sequence[str]) -> list[Path]:
-    """The image files that files, folders and patterns name, each once, in order.
-
-    Raises:
-        DiagnosticError: no-images, for every argument that names none.
-    """
-    found: dict[Path, None] = {}
-    problems = []
-    for argument in arguments:
-        path = Path(argument)
-        if path.is_dir():
-            matches = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file())
-            reason = "the folder has no images"
-        elif path.is_file():
-            matches, reason = [path], ""
-        else:
-            matches = _matching(path)
-            reason = "no such file or folder, and no pattern that matches an image"
-        if not matches:
-            kinds = ", ".join(sorted(SUFFIXES))
-            problems.append(NO_IMAGES.at(None, f"{argument}: {reason}", detail=f"images end in {kinds}"))
-        found.update(dict.fromkeys(matches))
-    if problems:
-        raise DiagnosticError(problems)
-    return list(found)
-
-
-def _matching(pattern: Path) -> list[Path]:
-    """The image files that a pattern such as photographs/**/*.jpg matches."""
-    base = Path(pattern.anchor)
-    try:
-        found = [*base.glob(str(pattern.relative_to(base)))]
-    except (ValueError, IndexError):  # a pattern that pathlib does not take
-        found = []
-    return sorted(path for path in found if path.suffix.lower() in SUFFIXES and path.is_file())
-
-
-def write_predictions(
-    predictor: Predictor, paths: Sequence[Path], output: Path, score: float
-) -> Iterator[tuple[Path, Detections]]:
-    """Predicts on each file and writes a picture with the boxes of at least `score`; at the end, predictions.json.
-
-    predictions.json has all boxes in COCO's form: "images", "categories" (ids from 1), and "annotations" with "score",
-    and with run lengths as "segmentation" where the detector finds masks.
-    Pictures have the names of the images; where two images have the same name, a number is added.
-
-    Raises:
-        DiagnosticError: cannot-write; image-unreadable for every such file, after all others are done and written.
-    """
-    problems: list[Diagnostic] = []
-    images: list[dict[str, Any]] = []
-    annotations: list[dict[str, Any]] = []
-    used: set[str] = set()
-    for number, path in enumerate(paths, start=1):
-        try:
-            image = read_image(path)
-        except DiagnosticError as error:
-            problems.extend(error)
-            continue
-        found = predictor([image])[0]
-        name = _free_name(path, used)
-        write_picture(output / name, draw_detections(image, found.above(score), predictor.classes))
-        size = {"width": image.shape[1], "height": image.shape[0]}
-        images.append({"id": number, "file_name": str(path), **size, "picture": name})
-        annotations.extend(_annotations(found, number, len(annotations)))
-        yield path, found
-    categories = [{"id": i, "name": name} for i, name in enumerate(predictor.classes, start=1)]
-    content = {"images": images, "categories": categories, "annotations": annotations}
-    write_json(output / "predictions.json", content)
-    if problems:
-        raise DiagnosticError(problems)
-
-
-def _annotations(found: Detections, image: int, count: int) -> Iterator[dict[str, Any]]:
-    """What was found in an image, as COCO's annotations with a score; `count` others have been written."""
-    areas = mask_areas(found.masks) if found.masks is not None else None
-    for row, (box, score, label) in enumerate(zip(found.boxes.tolist(), found.scores, found.classes, strict=True)):
-        x1, y1, x2, y2 = box
-        annotation = {
-            "id": count + row + 1,
-            "image_id": image,
-            "category_id": int(label) + 1,
-            "bbox": [round(value, 3) for value in (x1, y1, x2 - x1, y2 - y1)],
-            "area": areas[row] if areas is not None else round((x2 - x1) * (y2 - y1), 3),
-            "iscrowd": 0,
-            "score": round(float(score), 6),
-        }
-        if found.masks is not None:
-            annotation["segmentation"] = as_json(found.masks[row])
-        yield annotation
-
-
-def _free_name(path: Path, used: set[str]) -> str:
-    suffix = path.suffix.lower() if path.suffix.lower() in (".png", ".webp", ".bmp") else ".jpg"
-    name, count = path.stem + suffix, 1
-    while name.lower() in used:
-        count += 1
-        name = f"{path.stem}-{count}{suffix}"
-    used.add(name.lower())
-    return name

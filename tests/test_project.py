@@ -90,7 +90,7 @@ def test_the_readmes_diff_is_what_detc_prints() -> None:
 
 
 def test_the_readmes_python_runs() -> None:
-    (script,) = blocks("python")
+    script, _ = blocks("python")
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True, capture_output=True, text=True)
     assert done.stdout == "128\n"
 

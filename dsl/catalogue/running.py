@@ -161,6 +161,19 @@ Right, with `op soft_relu(x: feature) -> (y: feature) {}` in the spec:
 """,
 )
 
+BAD_PICTURE = Kind(
+    "E0720",
+    "bad-picture",
+    """
+What a Python program gave as a picture is none that a detector can take: an array that is not (height, width, 3) of
+uint8, a picture of more than eight bits a channel or of too many pixels, or another object. detc guesses no scale of
+values and no order of axes.
+
+Wrong: predictor(image.astype("float32") / 255)
+Right: predictor(image)
+""",
+)
+
 OUT_OF_MEMORY = Kind(
     "E0711",
     "out-of-memory",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 
@@ -26,11 +27,11 @@ class Detections:
     classes: np.ndarray
     masks: tuple[RunLengths, ...] | None = None
 
-    def above(self, score: float) -> Detections:
+    def above(self, score: float) -> Self:
         """Those with at least this score."""
         kept = self.scores >= score
         masks = self.masks and tuple(mask for mask, stays in zip(self.masks, kept, strict=True) if stays)
-        return Detections(self.boxes[kept], self.scores[kept], self.classes[kept], masks)
+        return replace(self, boxes=self.boxes[kept], scores=self.scores[kept], classes=self.classes[kept], masks=masks)
 
 
 @dataclass(frozen=True)

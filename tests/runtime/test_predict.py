@@ -15,7 +15,9 @@ from detc.dsl.diagnostics import DiagnosticError
 from detc.runtime.data.masks import bitmap
 from detc.runtime.data.preprocess import Preprocess
 from detc.runtime.data.transforms import Normalize, Resize
-from detc.runtime.predict import Predictor, image_files, write_predictions
+from detc.runtime.inputs import image_files
+from detc.runtime.predict import Predictor
+from detc.runtime.predictions import write_predictions
 
 
 def finder(image: np.ndarray) -> dict[str, np.ndarray]:

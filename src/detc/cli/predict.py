@@ -22,7 +22,8 @@ def predict(
     score: Annotated[float, typer.Option(min=0, max=1, help="Least score of the boxes drawn.")] = 0.3,
 ) -> None:
     """Find objects in images: pictures with boxes, and all boxes as COCO JSON."""
-    from detc.runtime.predict import image_files, write_predictions
+    from detc.runtime.inputs import image_files
+    from detc.runtime.predictions import write_predictions
 
     paths = image_files(images)
     predictor = _predictor(spec, weights)
@@ -33,15 +34,12 @@ def predict(
 
 
 def _predictor(spec: str, weights: Path | None) -> Predictor:
-    if spec.endswith(".detc"):
-        from detc.runtime.artifact import Artifact
+    import detc
 
+    if spec.endswith(".detc"):
         if weights is not None:
             raise typer.BadParameter(f"{spec} has its own weights: leave --weights out")
-        return Artifact.load(spec).predictor()
+        return detc.Artifact.load(spec).predictor()
     if weights is None:
         raise typer.BadParameter("a spec needs --weights FILE")
-    import detc
-    from detc.runtime.predict import detector_predictor
-
-    return detector_predictor(detc.load(*split_spec(spec)), weights)
+    return detc.load(*split_spec(spec)).predictor(weights)

@@ -1,0 +1,127 @@
+"""What a predictor is given: pictures of a Python program, and the files that a command line names."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Literal, TypeVar
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from detc.dsl.catalogue.running import BAD_PICTURE, NO_IMAGES
+from detc.dsl.diagnostics import DiagnosticError
+from detc.runtime.data.images import MOST_PIXELS, SUFFIXES, read_image
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+# A file, pixels (H, W, 3) uint8, or a picture of Pillow.
+Picture = str | os.PathLike[str] | np.ndarray | Image.Image
+Order = Literal["bgr", "rgb"]
+
+# Pillow's modes of at most eight bits a channel; of more it would cut values off.
+_EIGHT_BITS = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "LAB"})
+# Pictures that are read while another is worked on.
+_AHEAD = 2
+
+
+def picture_pixels(picture: Picture, order: Order = "bgr") -> np.ndarray:
+    """A picture as (H, W, 3) uint8 in blue, green, red.
+
+    Files and Pillow's pictures are turned as their camera's mark says. `order` is that of the channels of arrays.
+
+    Raises:
+        DiagnosticError: image-unreadable for a file, bad-picture for anything else that is no picture.
+    """
+    if order not in ("bgr", "rgb"):
+        raise ValueError(f'order is "bgr" or "rgb", and not {order!r}')
+    if isinstance(picture, np.ndarray):
+        shape = "x".join(map(str, picture.shape))
+        if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8 or not picture.size:
+            hint = "give (height, width, 3) uint8, values from 0 to 255"
+            raise DiagnosticError(BAD_PICTURE.at(None, f"an array {picture.dtype} {shape}".rstrip(), detail=hint))
+        return picture if order == "bgr" else np.ascontiguousarray(picture[..., ::-1])
+    if isinstance(picture, Image.Image):
+        return _pillow_pixels(picture)
+    if isinstance(picture, str | os.PathLike):
+        return read_image(Path(picture))
+    hint = "give a path, an array (height, width, 3) uint8, or a picture of Pillow"
+    raise DiagnosticError(BAD_PICTURE.at(None, f"a {type(picture).__name__}", detail=hint))
+
+
+def _pillow_pixels(picture: Image.Image) -> np.ndarray:
+    width, height = picture.size
+    if not 0 < width * height <= MOST_PIXELS or picture.mode not in _EIGHT_BITS:
+        raise DiagnosticError(BAD_PICTURE.at(None, f"a picture of {width} x {height} pixels in mode {picture.mode}"))
+    try:
+        pixels = np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
+    except (OSError, SyntaxError, ValueError) as error:  # it is only now that Pillow decodes it
+        raise DiagnosticError(BAD_PICTURE.at(None, f"a picture that Pillow cannot decode: {error}")) from None
+    return np.ascontiguousarray(pixels[..., ::-1])
+
+
+def several(pictures: Picture | Iterable[Picture]) -> Iterable[Picture]:
+    """Pictures one by one, where one may be given as it is."""
+    if isinstance(pictures, np.ndarray):
+        return pictures if pictures.ndim == 4 else [pictures]
+    return [pictures] if isinstance(pictures, str | os.PathLike | Image.Image) else pictures
+
+
+def read_ahead(items: Iterable[T], read: Callable[[T], R]) -> Iterator[tuple[T, Callable[[], R]]]:
+    """The items with what reads them, in order; a thread reads the next ones while one is worked on.
+
+    Calling the second of a pair gives what `read` returned for the first, or raises what it raised.
+    """
+    waiting: deque[tuple[T, Future[R]]] = deque()
+    pool = ThreadPoolExecutor(1)
+    try:
+        for item in items:
+            waiting.append((item, pool.submit(read, item)))
+            if len(waiting) > _AHEAD:
+                done, future = waiting.popleft()
+                yield done, future.result
+        for done, future in waiting:
+            yield done, future.result
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def image_files(arguments: Sequence[str]) -> list[Path]:
+    """The image files that files, folders and patterns name, each once, in order.
+
+    Raises:
+        DiagnosticError: no-images, for every argument that names none.
+    """
+    found: dict[Path, None] = {}
+    problems = []
+    for argument in arguments:
+        path = Path(argument)
+        if path.is_dir():
+            matches = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file())
+            reason = "the folder has no images"
+        elif path.is_file():
+            matches, reason = [path], ""
+        else:
+            matches = _matching(path)
+            reason = "no such file or folder, and no pattern that matches an image"
+        if not matches:
+            kinds = ", ".join(sorted(SUFFIXES))
+            problems.append(NO_IMAGES.at(None, f"{argument}: {reason}", detail=f"images end in {kinds}"))
+        found.update(dict.fromkeys(matches))
+    if problems:
+        raise DiagnosticError(problems)
+    return list(found)
+
+
+def _matching(pattern: Path) -> list[Path]:
+    """The image files that a pattern such as photographs/**/*.jpg matches."""
+    base = Path(pattern.anchor)
+    try:
+        found = [*base.glob(str(pattern.relative_to(base)))]
+    except (ValueError, IndexError):  # a pattern that pathlib does not take
+        found = []
+    return sorted(path for path in found if path.suffix.lower() in SUFFIXES and path.is_file())
