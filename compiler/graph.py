@@ -162,6 +162,16 @@ class Graph:
         """The nodes that use an output of the node (or input) called `name`."""
         return list(self._users.get(name, {}).values())
 
+    def below(self, label: str) -> set[str]:
+        """Names of the nodes at or below a label path, such as "neck" or "bbox_head.retina_reg"."""
+        dotted = f"{label}."
+        return {
+            node.name
+            for node in self.nodes
+            for place in (node.scope, *(key.rpartition(".")[0] for key in node.weights.values()))
+            if f"{place}.".startswith(dotted)
+        }
+
     def reached(self, *views: str) -> set[str]:
         """Names of all nodes and inputs that the outputs of these views depend on."""
         found: set[str] = set()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -104,15 +104,18 @@ class Detector:
             for d in self._module.detectors
         ]
 
-    def modules(self, *views: ViewName, recomputed: Recomputed = NOTHING) -> dict[str, torch.fx.GraphModule]:
+    def modules(
+        self, *views: ViewName, recomputed: Recomputed = NOTHING, float32: Collection[str] = ()
+    ) -> dict[str, torch.fx.GraphModule]:
         """The given views as modules that share their parameters, freshly initialised as the spec says.
 
         `recomputed` is what the backward pass of the train view computes again; the pass `recompute` chooses it.
+        `float32` names nodes that compute in float32 under autocast too.
         """
         from detc.compiler.emit.fx import emit
         from detc.runtime.plugins import kernels
 
-        return emit(self.graph, views, kernels(), recomputed)
+        return emit(self.graph, views, kernels(), recomputed, float32)
 
     def module(self, view: ViewName = "forward") -> torch.fx.GraphModule:
         """One view as a module; its state dict has the keys of the published checkpoint."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import operator
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Self
 
 import torch
@@ -22,7 +22,11 @@ Kernels = Mapping[str, Callable[..., Any]]
 
 
 def emit(
-    graph: Graph, views: Sequence[str], kernels: Kernels, recomputed: Recomputed = NOTHING
+    graph: Graph,
+    views: Sequence[str],
+    kernels: Kernels,
+    recomputed: Recomputed = NOTHING,
+    float32: Collection[str] = (),
 ) -> dict[str, fx.GraphModule]:
     """The given views of a detector as modules that share their parameters.
 
@@ -31,11 +35,13 @@ def emit(
     are asked for. Weights that training does not reach take no gradient.
 
     A module takes `image` (N, 3, H, W), and for `train` also `truth_boxes` (N, G, 4) and `truth_labels` (N, G); it
-    returns a dict of tensors, or tuples of tensors (one a level), named as the view's outputs.
+    returns a dict of tensors, or tuples of tensors (one a level), named as the view's outputs. The nodes of its
+    torch.fx graph have the name of the graph's in `meta["node"]`.
 
     Args:
         kernels: the arithmetic of each op; see `detc.runtime.kernels`.
         recomputed: what the backward pass of the train view computes again.
+        float32: names of nodes that compute in float32 under autocast too.
 
     Raises:
         DiagnosticError: kernel-missing, kernel-mismatch or unknown-initialiser.
@@ -43,7 +49,7 @@ def emit(
     root = _modules(graph, kernels)
 
     def traced(view: str) -> fx.Graph:
-        return _trace(graph.view(view), view, kernels, recomputed if view == "train" else NOTHING)
+        return _trace(graph.view(view), view, kernels, recomputed if view == "train" else NOTHING, float32)
 
     return {view: DetectorModule.of(root, traced(view), graph.name) for view in views}
 
@@ -234,7 +240,7 @@ def _initialised(weight: Weight, span: Span | None) -> Tensor:
 # ---- calls -----------------------------------------------------------------------------------------------------------
 
 
-def _trace(graph: Graph, view: str, kernels: Kernels, recomputed: Recomputed) -> fx.Graph:
+def _trace(graph: Graph, view: str, kernels: Kernels, recomputed: Recomputed, float32: Collection[str]) -> fx.Graph:
     traced = fx.Graph()
     values: dict[Value, fx.Node] = {}
 
@@ -251,7 +257,7 @@ def _trace(graph: Graph, view: str, kernels: Kernels, recomputed: Recomputed) ->
         return lookup(operand) if isinstance(operand, Value) else [lookup(value) for value in operand]
 
     results: dict[str, fx.Node] = {}
-    recipes = _Recipes(traced, Backward(graph), recomputed, kernels, lookup)
+    recipes = _Recipes(traced, Backward(graph), recomputed, kernels, lookup, float32)
     for name in graph.inputs:
         values[Value(name)] = traced.placeholder(name)
     for name in graph.inputs:
@@ -259,7 +265,7 @@ def _trace(graph: Graph, view: str, kernels: Kernels, recomputed: Recomputed) ->
     for node in graph.nodes:
         arguments = tuple(several(operand) for _, operand in node.inputs)
         recipes.prepare(node)
-        if recipes.wanted(node):
+        if recipes.wanted(node) or node.name in float32:
             call = recipes.call(node, arguments)
         elif node.weights:
             call = traced.create_node("call_module", _path(node), arguments, name=node.name)
@@ -269,6 +275,7 @@ def _trace(graph: Graph, view: str, kernels: Kernels, recomputed: Recomputed) ->
             )
             # Kernels are called, never traced into, also when the module is unpickled (which traces its code again).
             call.meta["is_wrapped"] = not _is_torchs(call.target)
+        call.meta["node"] = node.name
         results[node.name] = call
         if len(node.types) == 1:
             values[Value(node.name)] = call
@@ -292,8 +299,10 @@ class _Recipes:
         recomputed: Recomputed,
         kernels: Kernels,
         lookup: Callable[[Value], fx.Node],
+        float32: Collection[str],
     ) -> None:
         self.traced, self.backward, self.kernels, self.lookup = traced, backward, kernels, lookup
+        self.float32 = float32
         self.inside = recomputed.inside
         self.again, self.sources = backward.demands(recomputed)
         self.recipes: dict[Value, fx.Node] = {}
@@ -311,8 +320,7 @@ class _Recipes:
         results = [Value(node.name, index) for index in range(len(node.types))]
         if any(value in self.again for value in results):
             operands = (self._function(node), *self._operands(node))
-            attributes = {} if node.weights else dict(node.attrs)
-            whole = self._node(recompute.again, operands, attributes, f"{node.name}_again")
+            whole = self._node(recompute.again, operands, self._options(node), f"{node.name}_again")
             for value in results:
                 if len(results) == 1:
                     self.recipes[value] = whole
@@ -327,9 +335,9 @@ class _Recipes:
     def call(self, node: Node, arguments: tuple[Any, ...]) -> fx.Node:
         """The call of such a node."""
         keeps = set(self.backward.keeps(node)) & self.again
-        options: dict[str, Any] = {}
+        options = self._options(node)
         if node.name in self.inside:
-            options = {"recipes": self._operands(node), "inside": True}
+            options |= {"recipes": self._operands(node), "inside": True}
         elif not keeps.isdisjoint(node.operands):
             options["recipes"] = [
                 self._each(values, lambda value: self.recipes[value] if value in keeps else None)
@@ -337,9 +345,12 @@ class _Recipes:
             ]
         if Value(node.name) in keeps:
             options["result"] = self.recipes[Value(node.name)]
-        if not node.weights:
-            options["attributes"] = dict(node.attrs)
         return self._node(recompute.call, (self._function(node), *arguments), options, node.name)
+
+    def _options(self, node: Node) -> dict[str, Any]:
+        """How a node's kernel is called beside its operands."""
+        options: dict[str, Any] = {} if node.weights else {"attributes": dict(node.attrs)}
+        return options | ({"float32": True} if node.name in self.float32 else {})
 
     def _operands(self, node: Node) -> list[Any]:
         sizes = self.backward.rule(node).sizes

@@ -4,7 +4,8 @@ The autograd graph stays the one of the plain module, and with it the gradients,
 deterministic. Only what autograd's nodes keep changes: where `call` runs a kernel under a hook on saved tensors, they
 keep a recipe in place of a tensor. A recipe is worked out when the first of them asks, and its result lives as long as
 one of them, or a recipe yet to be worked out, still refers to it. Recipes run under the autocast settings, and modules
-in the mode, of the forward pass; buffers (running statistics) are not updated a second time.
+in the mode, of the forward pass; buffers (running statistics) are not updated a second time. With `float32`, a kernel
+runs without autocast, on floating-point operands cast to float32: an island of full precision.
 
 Hooks that were active around the module get the tensors that are kept, those that recipes keep too: offloading them to
 the CPU works, and so does counting them.
@@ -35,12 +36,14 @@ class Recipe:
 
     __slots__ = ("_kernel", "_operands", "_result", "_settings", "number", "ready")
 
-    def __init__(self, kernel: Kernel, operands: Sequence[Any], attributes: Mapping[str, Any]) -> None:
+    def __init__(
+        self, kernel: Kernel, operands: Sequence[Any], attributes: Mapping[str, Any], float32: bool = False
+    ) -> None:
         self.ready = False
         self.number = next(_numbers)
         self._kernel = kernel
         self._operands = tuple(operands)
-        self._settings = _Settings(kernel, attributes)
+        self._settings = _Settings(kernel, attributes, float32)
         self._result: Any = None
 
     def operands(self) -> Iterator[Recipe]:
@@ -49,7 +52,7 @@ class Recipe:
     def work_out(self) -> None:
         """Computes the value from operands that are ready."""
         with torch.no_grad(), self._settings.restored():
-            self._result = _run(self._kernel, _results(self._operands), self._settings.attributes)
+            self._result = self._settings.run(self._kernel, _results(self._operands))
         self.ready = True
         # What was needed for it may go, if nobody else needs it.
         self._operands = ()
@@ -101,9 +104,11 @@ def size_of(tensor: Tensor) -> Recipe | None:
     return Kept((tensor.detach().new_empty(()).expand(tensor.shape), None))
 
 
-def again(kernel: Kernel, /, *operands: Any, **attributes: Any) -> Recipe | None:
+def again(
+    kernel: Kernel, *operands: Any, attributes: Mapping[str, Any] | None = None, float32: bool = False
+) -> Recipe | None:
     """The recipe of what a kernel gives for the results of other recipes (or lists of such)."""
-    return None if torch.compiler.is_compiling() else Recipe(kernel, operands, attributes)
+    return None if torch.compiler.is_compiling() else Recipe(kernel, operands, attributes or {}, float32)
 
 
 def part(recipe: Recipe, index: int) -> Recipe | None:
@@ -118,6 +123,7 @@ def call(
     result: Recipe | None = None,
     inside: bool = False,
     attributes: Mapping[str, Any] | None = None,
+    float32: bool = False,
 ) -> Any:
     """The kernel's result for the operands, with recipes kept for the backward pass in place of tensors.
 
@@ -125,11 +131,11 @@ def call(
     result. With `inside`, whatever else autograd would keep is had by running the kernel anew.
     """
     attributes = attributes or {}
-    if not torch.is_grad_enabled() or torch.compiler.is_compiling():
-        return _run(kernel, operands, attributes, buffers=True)
-    site = _Site(kernel, operands, attributes, recipes, inside)
+    if not torch.is_grad_enabled() or torch.compiler.is_compiling() or not (recipes or result or inside):
+        return _run(kernel, operands, attributes, float32, buffers=True)
+    site = _Site(kernel, operands, attributes, float32, recipes, inside)
     with saved_tensors_hooks(site.pack, _Slot.tensor):
-        value = _run(kernel, operands, attributes, buffers=True)
+        value = _run(kernel, operands, attributes, float32, buffers=True)
     site.settle(value, result)
     return value
 
@@ -159,13 +165,15 @@ class _Site:
         kernel: Kernel,
         operands: Sequence[Any],
         attributes: Mapping[str, Any],
+        float32: bool,
         recipes: Sequence[Any],
         inside: bool,
     ) -> None:
         pairs = zip(_flat(operands), _flat(recipes), strict=True) if recipes else ()
         self.known = [(tensor, recipe) for tensor, recipe in pairs if isinstance(tensor, Tensor) and recipe is not None]
         self.owned = {_storage(tensor) for tensor in _own(kernel)}
-        self.replay: _Replay | None = _Replay(kernel, operands, attributes, recipes) if inside else None
+        settings = _Settings(kernel, attributes, float32)
+        self.replay: _Replay | None = _Replay(kernel, operands, settings, recipes) if inside else None
         self.slots: list[_Slot] = []
 
     def pack(self, tensor: Tensor) -> _Slot:
@@ -207,12 +215,10 @@ class _Packed:
 class _Replay:
     """What a kernel asks autograd to keep, by running it once more when the first of it is needed."""
 
-    def __init__(
-        self, kernel: Kernel, operands: Sequence[Any], attributes: Mapping[str, Any], recipes: Sequence[Any]
-    ) -> None:
+    def __init__(self, kernel: Kernel, operands: Sequence[Any], settings: _Settings, recipes: Sequence[Any]) -> None:
         self.kernel, self.recipes = kernel, tuple(recipes)
         self.gradients = [isinstance(operand, Tensor) and operand.requires_grad for operand in _flat(operands)]
-        self.settings = _Settings(kernel, attributes)
+        self.settings = settings
         self.found: list[Tensor] = []
 
     def tensor(self, number: int) -> Callable[[], Tensor]:
@@ -228,7 +234,7 @@ class _Replay:
 
             operands = _mapped(self.recipes, operand)
             with torch.enable_grad(), self.settings.restored(), saved_tensors_hooks(self.keep, _never):
-                _run(self.kernel, operands, self.settings.attributes)
+                self.settings.run(self.kernel, operands)
             self.recipes = ()
         return self.found
 
@@ -285,10 +291,11 @@ def _made_of(whole: Tensor, tensor: Tensor, recipe: Recipe) -> Callable[[], Tens
 class _Settings:
     """What a kernel's result depends on beside its operands, as it is in the forward pass."""
 
-    __slots__ = ("attributes", "autocast", "modes", "versions")
+    __slots__ = ("attributes", "autocast", "float32", "modes", "versions")
 
-    def __init__(self, kernel: Kernel, attributes: Mapping[str, Any]) -> None:
+    def __init__(self, kernel: Kernel, attributes: Mapping[str, Any], float32: bool) -> None:
         self.attributes = attributes
+        self.float32 = float32
         kinds = _kinds()
         self.autocast = [(kind, torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)) for kind in kinds]
         self.modes: list[tuple[nn.Module, bool]] = []
@@ -312,6 +319,10 @@ class _Settings:
                 module.training = training
             yield
 
+    def run(self, kernel: Kernel, operands: Sequence[Any]) -> Any:
+        """The kernel's result, without a change to its buffers."""
+        return _run(kernel, operands, self.attributes, self.float32)
+
 
 def _kinds() -> tuple[str, ...]:
     """The kinds of devices that computing here may be on."""
@@ -319,8 +330,15 @@ def _kinds() -> tuple[str, ...]:
     return ("cpu",) if accelerator is None else ("cpu", accelerator.type)
 
 
-def _run(kernel: Kernel, operands: Sequence[Any], attributes: Mapping[str, Any], buffers: bool = False) -> Any:
+def _run(
+    kernel: Kernel, operands: Sequence[Any], attributes: Mapping[str, Any], float32: bool, buffers: bool = False
+) -> Any:
     """The kernel's result. Only with `buffers` may it change those of its module."""
+    if float32:
+        with ExitStack() as stack:
+            for kind in _kinds():
+                stack.enter_context(torch.autocast(kind, enabled=False))
+            return _run(kernel, _mapped(operands, _full), attributes, False, buffers)
     if isinstance(kernel, str):
         return function(kernel)(*operands, **attributes)
     if buffers:
@@ -331,6 +349,11 @@ def _run(kernel: Kernel, operands: Sequence[Any], attributes: Mapping[str, Any],
             stack.callback(module._buffers.update, held)
             module._buffers.update({name: None if b is None else b.clone() for name, b in held.items()})
         return kernel.forward(*operands)
+
+
+def _full(value: Any) -> Any:
+    """A floating-point tensor as float32; anything else as it is."""
+    return value.float() if isinstance(value, Tensor) and value.is_floating_point() else value
 
 
 def _own(kernel: Kernel) -> Iterator[Tensor]:

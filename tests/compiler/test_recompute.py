@@ -260,7 +260,7 @@ def test_a_compiler_takes_the_module_whole() -> None:
 def test_a_long_chain_is_computed_in_order_and_let_go() -> None:
     recipe = recompute.kept(torch.ones(3))
     for _ in range(5000):
-        recipe = recompute.again("detc.runtime.kernels:scale", recipe, factor=1.001)
+        recipe = recompute.again("detc.runtime.kernels:scale", recipe, attributes={"factor": 1.001})
     assert recipe is not None
     torch.testing.assert_close(recipe.result(), torch.full((3,), 1.001**5000), rtol=1e-3, atol=0)
     assert list(recipe.operands()) == []
