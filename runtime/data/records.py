@@ -55,12 +55,13 @@ def interpret(record: Record, classes: tuple[type, ...]) -> Any:
         raise DiagnosticError(bad_setting(record, error.field, error.message)) from None
 
 
-def bad_setting(record: Record, field: str, message: str) -> Any:
-    """The diagnostic for a field of a record with an impossible value."""
+def bad_setting(record: Record, field: str, message: str, detail: str = "") -> Any:
+    """The diagnostic for a field of a record with an impossible value; `detail` helps to mend it."""
     return BAD_SETTING.at(
         record.spans.get(field, record.span),
         f"{record.name}.{field} = {_text(record.fields[field])}: {message}",
         label="set here",
+        detail=detail,
     )
 
 
