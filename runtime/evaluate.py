@@ -76,11 +76,6 @@ class Evaluation:
     images: int
 
     @property
-    def deciding(self) -> str:
-        """The metric by which weights are the best: AP of boxes, or what most proposals find."""
-        return METRICS[0] if METRICS[0] in self.metrics else PROPOSAL_METRICS[2]
-
-    @property
     def has_masks(self) -> bool:
         return MASK_METRICS[0] in self.metrics
 
@@ -119,6 +114,11 @@ class Measured:
     dataset: Dataset
     found: dict[int, Detections]
     tells_classes: bool = True
+
+
+def deciding_metric(tells_classes: bool) -> str:
+    """The metric by which weights are the best: AP of boxes, or of proposals what most of them find."""
+    return METRICS[0] if tells_classes else PROPOSAL_METRICS[2]
 
 
 class EvaluationImages:

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
+import math
 import signal
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Literal
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.strategies import DDPStrategy
 from rich.console import Console
 
 from detc.compiler.memory import NOTHING, Recomputed
@@ -25,16 +27,24 @@ from detc.dsl.catalogue.running import BAD_OPTION, CANNOT_RESUME, NO_SETTINGS, O
 from detc.dsl.diagnostics import Diagnostic, DiagnosticError
 from detc.runtime.checkpoint import load_pretrained, load_weights, save_weights
 from detc.runtime.data.dataset import Dataset, classes_differ
-from detc.runtime.data.loading import epoch_batches, trained_images, training_loader
+from detc.runtime.data.loading import EpochBatches, epoch_batches, trained_images, training_loader
 from detc.runtime.data.preprocess import Detections
 from detc.runtime.data.reading import read_split
 from detc.runtime.data.settings import Data, data_root
-from detc.runtime.evaluate import Evaluation, EvaluationImages, evaluation_batches, evaluation_of
+from detc.runtime.evaluate import (
+    Evaluation,
+    EvaluationImages,
+    deciding_metric,
+    evaluation_batches,
+    evaluation_of,
+)
 from detc.runtime.predict import data_of, preprocess_of
-from detc.runtime.training.callbacks import Checkpoints, Curves, Interrupted, Telling
+from detc.runtime.training.averaging import Averaging
+from detc.runtime.training.callbacks import Checkpoints, Curves, Evaluating, Interrupted, Telling
 from detc.runtime.training.module import DetectorModule
+from detc.runtime.training.processes import Processes, joined
 from detc.runtime.training.run import Run, RunOptions, free_folder, latest_folder, resume_run, start_run
-from detc.runtime.training.schedule import Schedule, schedule_settings
+from detc.runtime.training.schedule import EarlyStop, Schedule, check_labels, schedule_settings
 
 if TYPE_CHECKING:
     from detc.runtime.detector import Detector
@@ -47,6 +57,7 @@ class TrainOptions:
     data: Path | None = None
     epochs: int | None = None
     batch: int | None = None
+    accumulate: int | None = None
     weights: Path | None = None
     pretrained: Path | None = None
     from_scratch: bool = False
@@ -56,33 +67,76 @@ class TrainOptions:
     workers: int = 2
     partial: bool = False
     recomputed: Recomputed = NOTHING
+    compiled: bool = False
 
 
 @dataclass(frozen=True)
 class Trained:
     """How a run ended: its folder, the best value of the metric that decides, on the validation images, and whether it
-    was stopped before its end."""
+    was stopped before its end. Of several processes, the `first` tells."""
 
     run: Run
     metric: str
     best: float
     interrupted: bool
+    first: bool = True
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What a run is going to do. Steps are the optimizer's, each of `batch` images over all processes."""
+
+    settings: Data
+    schedule: Schedule
+    processes: Processes
+    batches: EpochBatches
+
+    @property
+    def batch(self) -> int:
+        return self.settings.batch * self.processes.count * self.schedule.accumulate
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return math.ceil(len(self.batches) / self.schedule.accumulate)
+
+    @property
+    def steps(self) -> int:
+        return self.steps_per_epoch * self.schedule.epochs
+
+    @property
+    def rate(self) -> float:
+        """The learning rate before decay and warm-up, in proportion to the batch. Goyal et al., 2017."""
+        return self.schedule.optimizer.lr * self.batch / self.schedule.batch
+
+    def start_at(self, step: int) -> None:
+        """Goes on after so many steps."""
+        epoch, within = divmod(step, self.steps_per_epoch)
+        self.batches.start_at(epoch, within * self.schedule.accumulate)
 
 
 def train(detector: Detector, options: TrainOptions, tell: Callable[[Iterable[Diagnostic]], None]) -> Trained:
     """Trains a detector as its spec's data and schedule say, in a folder of its own, and evaluates it as it goes.
 
-    Warnings about the data go to `tell`; progress is printed. Ctrl-C and SIGTERM save the state and end the run.
+    Where torch's launcher started several processes, each trains on a part of every batch. Warnings about the data go
+    to `tell`; progress is printed. Ctrl-C and SIGTERM save the state and end the run.
 
     Raises:
         DiagnosticError: anything wrong with spec, data, options or folder, and a loss that is not finite.
     """
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    with joined() as processes:
+        return _train(detector, options, tell if processes.first else lambda warnings: None, processes)
+
+
+def _train(
+    detector: Detector, options: TrainOptions, tell: Callable[[Iterable[Diagnostic]], None], processes: Processes
+) -> Trained:
+    console = Console(stderr=True, highlight=False, soft_wrap=True, quiet=not processes.first)
     settings, schedule = training_settings(detector, options)
     root = data_root(settings, detector.path, options.data)
     taken, found = detector.graph.view("train").inputs, detector.graph.view("predict")
     dataset, problems = read_split(settings, "train", root, False, "truth_masks" in taken, "proposals" in taken)
     finds_masks, takes_proposals = "masks" in found.views["predict"], "proposals" in found.inputs
+    tells_classes = "classes" in found.views["predict"]
     validation, more = read_split(settings, "val", root, True, finds_masks, takes_proposals)
     tell([*problems, *more])
     if validation.classes != dataset.classes:
@@ -93,43 +147,57 @@ def train(detector: Detector, options: TrainOptions, tell: Callable[[Iterable[Di
         raise DiagnosticError(NO_OBJECTS.at(None, "no training image has an object that covers a pixel"))
     if len(images) < len(dataset.images):
         console.print(f"{len(dataset.images) - len(images)} training images without an object are not trained on")
+    batches = epoch_batches(images, settings, options.seed, schedule.epoch_images, processes.rank, processes.count)
+    plan = _Plan(settings, schedule, processes, batches)
 
     torch.manual_seed(options.seed)
-    views = detector.modules("train", "predict", recomputed=options.recomputed)
+    float32 = set().union(*(detector.graph.below(label) for label in schedule.float32))
+    views = detector.modules("train", "predict", recomputed=options.recomputed, float32=float32)
     if not options.resume:
         tell(_load_start(detector, views, options))
-    run = _open_run(detector, settings, root, options)
-    step = _saved_step(run) if options.resume else 0
-    batches = epoch_batches(images, settings, options.seed, schedule.epoch_images)
-    batches.epoch, batches.skip = divmod(step, len(batches))
-    if step >= schedule.epochs * len(batches):
-        summary = f"{run.folder} has done its {schedule.epochs} epochs"
-        raise DiagnosticError(CANNOT_RESUME.at(None, summary, detail="--epochs makes the run longer"))
-    run.forget_after(step)
-    _announce(console, run, dataset, validation, settings, schedule, step, len(batches))
+    if options.compiled:
+        views["train"].compile()
+    run = processes.from_first(_open_run(detector, plan, root, options) if processes.first else None)
+    step = _saved_step(run, plan) if options.resume else 0
+    plan.start_at(step)
+    if processes.first:
+        run.forget_after(step)
+    _announce(console, run, dataset, validation, plan, step)
 
     preprocess = preprocess_of(settings, detector.graph.size_divisor)
     loader = training_loader(images, settings, batches, preprocess.multiple, options.workers)
-    evaluated = evaluation_batches(EvaluationImages(validation, preprocess), options.workers)
+    part = replace(validation, images=validation.images[processes.rank :: processes.count])
+    evaluated = evaluation_batches(EvaluationImages(part, preprocess), options.workers)
 
-    def keep(weights: dict[str, torch.Tensor], path: Path) -> None:
-        save_weights(path, weights, detector)
+    def keep(tensors: dict[str, torch.Tensor], path: Path) -> None:
+        save_weights(path, tensors, detector)
 
-    def measure(found_in: Mapping[int, Detections]) -> Evaluation:
-        tells_classes = "classes" in found.views["predict"]
-        return evaluation_of(validation, found_in, tells_classes, settings.sources("val"), root)
+    def measure(found: Mapping[int, Detections]) -> Evaluation:
+        return evaluation_of(validation, found, tells_classes, settings.sources("val"), root)
 
-    rate = schedule.optimizer.lr * settings.batch / schedule.batch
-    module = DetectorModule(detector.graph, views, schedule, rate, len(batches), validation, measure, run.folder, keep)
-    saving = Checkpoints(run, keep)
+    module = DetectorModule(
+        detector.graph, views, schedule, plan.rate, plan.steps_per_epoch, processes, options.seed, run.folder, keep
+    )
+    averaging = Averaging(schedule.average) if schedule.average is not None else None
+    evaluating = Evaluating(measure, processes, deciding_metric(tells_classes))
+    stopping = _early_stop(schedule.stop, evaluating.deciding)
+    saving = Checkpoints(run, evaluating, processes, (averaging or module).weights, keep)
+    callbacks: list[pl.Callback] = [evaluating]
+    if processes.first:
+        curves = Curves(run, detector.name, evaluating, validation, tells_classes)
+        callbacks += [curves, Telling(console, evaluating, plan.steps)]
+    callbacks += [callback for callback in (averaging, stopping, saving) if callback is not None]
     with _handling_signals(saving.ask_to_stop), _quiet_lightning():
         trainer = pl.Trainer(
             max_epochs=schedule.epochs,
-            devices=1,
+            devices=processes.here,
+            num_nodes=processes.count // processes.here,
+            strategy=DDPStrategy(gradient_as_bucket_view=True) if processes.count > 1 else "auto",
             precision=_precision(schedule.precision, console),
             gradient_clip_val=schedule.clip,
-            callbacks=[Curves(run, detector.name), Telling(console), saving],
-            logger=TensorBoardLogger(run.folder, name="tensorboard", version=""),
+            accumulate_grad_batches=schedule.accumulate,
+            callbacks=callbacks,
+            logger=TensorBoardLogger(run.folder, name="tensorboard", version="", purge_step=step or None),
             check_val_every_n_epoch=schedule.evaluate_every,
             num_sanity_val_steps=0,
             enable_checkpointing=False,
@@ -139,41 +207,68 @@ def train(detector: Detector, options: TrainOptions, tell: Callable[[Iterable[Di
         )
         try:
             trainer.fit(module, loader, evaluated, ckpt_path=run.state if options.resume else None, weights_only=True)
-            if schedule.epochs % schedule.evaluate_every:
+            if trainer.current_epoch % schedule.evaluate_every:
                 trainer.validate(module, evaluated, verbose=False)
         except Interrupted:
-            return Trained(run, saving.metric, saving.best, interrupted=True)
+            return Trained(run, evaluating.deciding, saving.best, True, processes.first)
         except RuntimeError as error:  # torch has a class of its own for a GPU's memory alone
             if "out of memory" not in str(error) and "can't allocate memory" not in str(error):
                 raise
             summary = f"there is too little memory for steps of {settings.batch} images"
             hint = "--remat keeps less; --batch takes fewer, and the learning rate follows; smaller images help as well"
             raise DiagnosticError(OUT_OF_MEMORY.at(None, summary, detail=hint)) from None
-    run.draw_curves(detector.name)
-    return Trained(run, saving.metric, saving.best, interrupted=False)
+    if stopping is not None and stopping.stopped_epoch:
+        patience = f"{stopping.patience} evaluations without a better {stopping.monitor.removeprefix('val/')}"
+        console.print(f"stopped after epoch {stopping.stopped_epoch + 1}: {patience}")
+    if processes.first:
+        run.draw_curves(detector.name)
+    return Trained(run, evaluating.deciding, saving.best, False, processes.first)
 
 
-def _saved_step(run: Run) -> int:
-    """The steps that a run's saved state has behind it."""
+def _early_stop(settings: EarlyStop | None, deciding: str) -> EarlyStopping | None:
+    if settings is None:
+        return None
+    # Not strict: where the data has no object of a size, its figure is not there.
+    monitored = f"val/{settings.metric or deciding}"
+    return EarlyStopping(monitored, settings.margin, settings.patience, mode="max", strict=False, verbose=False)
+
+
+def _saved_step(run: Run, plan: _Plan) -> int:
+    """The steps that a run's saved state has behind it.
+
+    Raises:
+        DiagnosticError: cannot-resume where it is damaged, or has nothing left to do.
+    """
     try:
-        return int(torch.load(run.state, map_location="cpu", weights_only=True)["global_step"])
+        state = torch.load(run.state, map_location="cpu", weights_only=True)
+        step = int(state["global_step"])
+        stopped = [held["stopped_epoch"] for held in state["callbacks"].values() if "stopped_epoch" in held]
     except Exception:  # a damaged file can fail anywhere in torch's readers, as anything
         raise DiagnosticError(CANNOT_RESUME.at(None, f"{run.state} is damaged")) from None
+    if any(stopped):
+        summary = f"{run.folder} stopped early after epoch {max(stopped) + 1}, as `schedule.stop` says"
+        raise DiagnosticError(CANNOT_RESUME.at(None, summary, detail="its best weights are in best.safetensors"))
+    if step >= plan.steps:
+        summary = f"{run.folder} has done its {plan.schedule.epochs} epochs"
+        raise DiagnosticError(CANNOT_RESUME.at(None, summary, detail="--epochs makes the run longer"))
+    return step
 
 
-def _open_run(detector: Detector, settings: Data, root: Path, options: TrainOptions) -> Run:
+def _open_run(detector: Detector, plan: _Plan, root: Path, options: TrainOptions) -> Run:
     """A new run folder, or with --resume the one that is there."""
     recorded = RunOptions(
         detector=detector.name,
         spec_hash=detector.hash,
         data=str(root.resolve()),
-        batch=settings.batch,
+        batch=plan.settings.batch,
+        accumulate=plan.schedule.accumulate,
+        processes=plan.processes.count,
         seed=options.seed,
     )
     if options.resume:
         return resume_run(options.output or latest_folder(detector.name), recorded)
     started_from = {"weights": _text(options.weights), "pretrained": _text(options.pretrained)}
-    return start_run(options.output or free_folder(detector.name), recorded, detector.source, started_from)
+    return start_run(options.output or free_folder(detector.name), recorded, detector, started_from)
 
 
 def training_settings(detector: Detector, options: TrainOptions) -> tuple[Data, Schedule]:
@@ -186,7 +281,8 @@ def training_settings(detector: Detector, options: TrainOptions) -> tuple[Data, 
     if detector.schedule is None:
         raise DiagnosticError(NO_SETTINGS.at(None, f"{detector.name} has no `schedule`"))
     schedule = schedule_settings(detector.schedule)
-    for name in ("epochs", "batch"):
+    check_labels(detector.schedule, schedule, detector.graph)
+    for name in ("epochs", "batch", "accumulate"):
         value = getattr(options, name)
         if value is not None and value < 1:
             raise DiagnosticError(BAD_OPTION.at(None, f"--{name} {value}: must be at least 1"))
@@ -194,9 +290,11 @@ def training_settings(detector: Detector, options: TrainOptions) -> tuple[Data, 
         if getattr(options, name) < 0:
             raise DiagnosticError(BAD_OPTION.at(None, f"--{name} {getattr(options, name)}: must not be negative"))
     if options.batch is not None:
-        settings = dataclasses.replace(settings, batch=options.batch)
+        settings = replace(settings, batch=options.batch)
     if options.epochs is not None:
-        schedule = dataclasses.replace(schedule, epochs=options.epochs)
+        schedule = replace(schedule, epochs=options.epochs)
+    if options.accumulate is not None:
+        schedule = replace(schedule, accumulate=options.accumulate)
     return settings, schedule
 
 
@@ -219,31 +317,27 @@ def _load_start(
     return ()
 
 
-def _announce(
-    console: Console,
-    run: Run,
-    dataset: Dataset,
-    validation: Dataset,
-    settings: Data,
-    schedule: Schedule,
-    step: int,
-    steps_per_epoch: int,
-) -> None:
+def _announce(console: Console, run: Run, dataset: Dataset, validation: Dataset, plan: _Plan, step: int) -> None:
     """Says what the run is about to do."""
-    reference = schedule.optimizer.lr
+    schedule, reference = plan.schedule, plan.schedule.optimizer.lr
+    parts = [f"{plan.settings.batch} images"]
+    if plan.schedule.accumulate > 1:
+        parts.insert(0, f"{plan.schedule.accumulate} batches")
+    if plan.processes.count > 1:
+        parts.insert(0, f"{plan.processes.count} processes")
     lines = [
         f"run folder {run.folder}",
         f"training on {len(dataset.images)} images, {_class_counts(dataset)}",
         f"validation on {len(validation.images)} images, {_class_counts(validation)}",
-        f"{schedule.epochs} epochs of {steps_per_epoch} steps of {settings.batch} images, {schedule.precision}",
+        f"{schedule.epochs} epochs of {plan.steps_per_epoch} steps of {' of '.join(parts)}, {schedule.precision}",
     ]
-    if settings.batch == schedule.batch:
+    if plan.batch == schedule.batch:
         lines.append(f"learning rate {reference:g}")
     else:
-        rescaled = f"{reference * settings.batch / schedule.batch:g} for {settings.batch}"
+        rescaled = f"{plan.rate:g} for {plan.batch}"
         lines.append(f"learning rate rescaled to the batch: {reference:g} for {schedule.batch} images is {rescaled}")
     if step:
-        lines.append(f"resumed at step {step}, epoch {step // steps_per_epoch + 1}")
+        lines.append(f"resumed at step {step}, epoch {step // plan.steps_per_epoch + 1}")
     for line in lines:
         console.print(line)
 

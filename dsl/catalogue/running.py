@@ -187,3 +187,17 @@ Wrong: detc train mine.det --batch 64
 Right: detc train mine.det --batch 8
 """,
 )
+
+PROCESS_LOST = Kind(
+    "E0712",
+    "process-lost",
+    """
+One of the processes of a run on several devices has ended, and without it the others cannot go on. Where it could, it
+said itself why. One that was killed (SIGKILL) has usually taken more memory than there is.
+
+The run's folder has its last save: `--resume` with the same number of processes goes on from there.
+
+Wrong: detc train mine.det --devices 8 --workers 32, on a machine with 64 GiB
+Right: detc train mine.det --devices 8 --workers 4
+""",
+)

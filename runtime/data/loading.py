@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import signal
 from collections.abc import Iterator, Mapping, Sequence
@@ -99,7 +100,11 @@ class EpochBatches(Sampler[list[Draw]]):
 
     With `length`, an epoch is that many images, in passes one after the other.
     Images that lie and images that stand are put into batches of their own as far as they go, which saves padding. All
-    batches have the full size but the last. `skip` batches of the first epoch that is iterated are left out: resuming.
+    batches have the full size but the last.
+
+    With `processes` > 1, these are the batches of process `rank` of so many: parts of common ones of `batch` images for
+    each, the same as one process with that many would have. The parts of the last differ by one image at most; one that
+    has less than an image for each process is filled up with the epoch's first.
     """
 
     def __init__(
@@ -108,18 +113,23 @@ class EpochBatches(Sampler[list[Draw]]):
         batch: int,
         seed: int,
         length: int | None = None,
-        epoch: int = 0,
-        skip: int = 0,
         repetitions: np.ndarray | None = None,
         repeat: int = 1,
+        rank: int = 0,
+        processes: int = 1,
     ) -> None:
         self.wide = np.asarray(wide, bool)
-        self.batch = batch
+        self.rank, self.processes = rank, processes
+        self.batch = batch * processes
         self.seed = seed
+        self.epoch = 0
+        self.skip = 0
         self.taken = np.repeat(np.arange(len(self.wide)), 1 if repetitions is None else repetitions)
         self.length = length or repeat * len(self.taken)
-        self.epoch = epoch
-        self.skip = skip
+
+    def start_at(self, epoch: int, batches: int) -> None:
+        """Begins with an epoch (from 0), after so many of its batches: resuming."""
+        self.epoch, self.skip = epoch, batches
 
     def set_epoch(self, epoch: int) -> None:
         """The epoch that is iterated next; nothing of it is skipped if it is not the one that was set."""
@@ -130,7 +140,9 @@ class EpochBatches(Sampler[list[Draw]]):
         return math.ceil(self.length / self.batch)
 
     def __iter__(self) -> Iterator[list[Draw]]:
-        yield from self._batches()[self.skip :]
+        for common in self._batches()[self.skip :]:
+            ends = [len(common) * number // self.processes for number in range(self.processes + 1)]
+            yield common[ends[self.rank] : ends[self.rank + 1]]
 
     def _batches(self) -> list[list[Draw]]:
         rng = np.random.default_rng([self.seed, 0, self.epoch])
@@ -142,6 +154,8 @@ class EpochBatches(Sampler[list[Draw]]):
         rest = [draw for g in groups for draw in g[len(g) // self.batch * self.batch :]]
         full.extend(rest[i : i + self.batch] for i in range(0, len(rest), self.batch))
         last = full.pop() if len(full[-1]) < self.batch else None
+        if last is not None:
+            last += itertools.islice(itertools.cycle(draws), max(0, self.processes - len(last)))
         mixed = [full[i] for i in rng.permutation(len(full))]
         return mixed if last is None else [*mixed, last]
 
@@ -152,7 +166,12 @@ def trained_images(dataset: Dataset, settings: Data) -> list[AnnotatedImage]:
 
 
 def epoch_batches(
-    images: Sequence[AnnotatedImage], settings: Data, seed: int, length: int | None, epoch: int = 0
+    images: Sequence[AnnotatedImage],
+    settings: Data,
+    seed: int,
+    length: int | None,
+    rank: int = 0,
+    processes: int = 1,
 ) -> EpochBatches:
     """The batches of the epochs of a run on these images; `length` is that of the schedule, in images."""
     return EpochBatches(
@@ -160,9 +179,10 @@ def epoch_batches(
         settings.batch,
         seed,
         length,
-        epoch,
-        repetitions=repetitions(images, settings.oversample),
-        repeat=settings.repeat,
+        repetitions(images, settings.oversample),
+        settings.repeat,
+        rank,
+        processes,
     )
 
 

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from detc.runtime.kernels.joint import joint_count
+
 
 def focal_loss(
     logits: Tensor, labels: Tensor, normalizer: Tensor, *, gamma: float, alpha: float, weight: float
@@ -114,9 +116,9 @@ def bounded_iou_loss(
 def mask_loss(logits: Tensor, targets: Tensor, labels: Tensor, *, classes: int, weight: float) -> Tensor:
     """The mean cross-entropy of the cells of `logits` (N, T, H, W) with `targets`, over rows labelled with a class.
 
-    `labels` is (N, T). 0 where no row has a class. He et al., Mask R-CNN, 2017, section 3.
+    `labels` is (N, T). 0 where no row has a class. Rows are a `joint_count`. He et al., Mask R-CNN, 2017, section 3.
     """
     matched = ((labels >= 0) & (labels < classes))[:, :, None, None]
     loss = functional.binary_cross_entropy_with_logits(logits.float(), targets, reduction="none")
-    cells = matched.sum().clamp(min=1) * (targets.shape[-2] * targets.shape[-1])
+    cells = joint_count(matched.sum()) * (targets.shape[-2] * targets.shape[-1])
     return weight * torch.where(matched, loss, 0.0).sum() / cells

@@ -98,11 +98,13 @@ def roi_align(
     cells. A cell is the mean of `samples` points each way, or, where that is 0, of as many as it has pixels, rounded
     up. A point is interpolated bilinearly between the centres of the feature's cells; beyond the outermost centres by
     less than a cell it has their value, further out it is 0. Returns (N * R, C, size, size). Gradients flow to the
-    features alone. He et al., Mask R-CNN, 2017, section 3, in the convention that does not shift by half a pixel.
+    features alone. Sums are in float32, and the result has the features' type. He et al., Mask R-CNN, 2017, section 3,
+    in the convention that does not shift by half a pixel.
     """
     scales = [float(stride) for stride in strides]
-    result: Tensor = torch.ops.detc.roi_align(list(features), boxes, level, size, samples, scales)
-    return result
+    full = [feature.float() if feature.dtype in (torch.float16, torch.bfloat16) else feature for feature in features]
+    result: Tensor = torch.ops.detc.roi_align(full, boxes, level, size, samples, scales)
+    return result.to(features[0].dtype)
 
 
 # The operators of torch that do this loop as long as the data says: registered as operators of our own, they are one

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from detc.runtime.kernels.joint import joint_count
+
 # Entries of the overlap matrix that are held at once: 16 MiB a temporary, whatever the number of objects.
 _OVERLAPS = 1 << 22
 
@@ -46,7 +48,7 @@ def assign_max_iou(
     `truth_boxes` is (N, G, 4) and `truth_labels` (N, G), with -1 in absent rows; G may be 0. Returns labels (N, K)
     int64 (the class, `classes` for background, -1 for ignored), boxes (N, K, 4) of the objects taken (where there is
     none, the anchor's own), and the scalar sum over the images of their positive anchors, each counted as at least
-    one.
+    one, as a `joint_count`.
     """
     labels, objects = assign_regions(
         anchors,
@@ -61,7 +63,7 @@ def assign_max_iou(
     )
     matched = objects >= 0
     boxes = torch.where(matched[:, :, None], take_rows(truth_boxes.to(anchors.dtype), objects, absent=0), anchors)
-    return labels, boxes, matched.sum(dim=1).clamp(min=1).sum().to(anchors.dtype)
+    return labels, boxes, joint_count(matched.sum(dim=1).clamp(min=1).sum())
 
 
 @torch.no_grad()
@@ -181,7 +183,7 @@ def keep_rows(labels: Tensor, index: Tensor, *, classes: int) -> tuple[Tensor, T
     """`labels` (N, K) with -1 for all rows but those in `index` (N, S), where -1 is none.
 
     The second result is the scalar number of rows kept in the batch: those with a class and those of the background
-    (label `classes`) each counted as at least one an image.
+    (label `classes`) each counted as at least one an image. It is a `joint_count`.
     """
     rows = labels.shape[1]
     kept = torch.full((len(labels), rows + 1), -1, dtype=labels.dtype, device=labels.device)
@@ -189,7 +191,7 @@ def keep_rows(labels: Tensor, index: Tensor, *, classes: int) -> tuple[Tensor, T
     kept = kept[:, :rows]
     objects = ((kept >= 0) & (kept < classes)).sum(dim=1).clamp(min=1)
     background = (kept == classes).sum(dim=1).clamp(min=1)
-    return kept, (objects + background).sum().to(torch.float32)
+    return kept, joint_count((objects + background).sum())
 
 
 def take_rows(x: Tensor, index: Tensor, *, absent: int) -> Tensor:
@@ -203,8 +205,8 @@ def take_rows(x: Tensor, index: Tensor, *, absent: int) -> Tensor:
 
 
 def count_rows(labels: Tensor) -> Tensor:
-    """How many labels are not -1, at least 1: a scalar."""
-    return (labels >= 0).sum().clamp(min=1).to(torch.float32)
+    """How many labels are not -1, at least 1: a scalar, as a `joint_count`."""
+    return joint_count((labels >= 0).sum())
 
 
 # ---- masks -----------------------------------------------------------------------------------------------------------
@@ -230,7 +232,8 @@ def mask_targets(boxes: Tensor, objects: Tensor, masks: Tensor, windows: Tensor,
         x1, y1, x2, y2 = boxes[n, row].tolist()
         down = _cover(y1, y2, size, height, top, rows, targets)
         across = _cover(x1, x2, size, width, left, columns, targets)
-        targets[n, row] = (down @ bitmap @ across.T) >= 0.5
+        with torch.autocast(targets.device.type, enabled=False):
+            targets[n, row] = (down @ bitmap @ across.T) >= 0.5
     return targets
 
 

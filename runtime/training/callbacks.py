@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -15,10 +16,14 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from detc.runtime.data.dataset import Dataset
 from detc.runtime.data.images import read_image
+from detc.runtime.data.preprocess import Detections
+from detc.runtime.evaluate import Evaluation
 from detc.runtime.files import write_whole
 from detc.runtime.pictures import contact_sheet, draw_detections, draw_truth, write_picture
 from detc.runtime.training.module import DetectorModule
+from detc.runtime.training.processes import Processes
 from detc.runtime.training.run import SHOWN_METRICS, Run
 
 SAVE_SECONDS = 600.0
@@ -32,17 +37,55 @@ class Interrupted(Exception):
     """The run was asked to stop, and has saved its state."""
 
 
+class Evaluating(pl.Callback):
+    """Collects what is found in the validation images, over all processes, and measures it.
+
+    `measure` computes the figures of what was found, by image number. `evaluation` and `found` are those of the last
+    evaluation; the latter in the first process alone.
+    """
+
+    def __init__(
+        self, measure: Callable[[Mapping[int, Detections]], Evaluation], processes: Processes, deciding: str
+    ) -> None:
+        self.measure = measure
+        self.processes = processes
+        self.deciding = deciding
+        self.found: dict[int, Detections] = {}
+
+    def on_validation_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self.found = {}
+
+    def on_validation_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, *_: Any) -> None:
+        self.found.update(outputs)
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        for found in self.processes.to_first(self.found):
+            self.found.update(found)
+        self.evaluation = self.processes.from_first(self.measure(self.found) if self.processes.first else None)
+        known = {f"val/{name}": value for name, value in self.evaluation.metrics.items() if not math.isnan(value)}
+        module.log_dict(known, batch_size=1)
+
+
 class Checkpoints(pl.Callback):
     """Saves the run's state (last.ckpt) and weights, at every epoch's end, every ten minutes, and when asked to stop.
 
-    The best weights are those of the evaluation with the highest AP, or of proposals AR1000. `save` writes weights to a
-    path.
+    The best weights are those of the evaluation with the highest deciding metric. `weights` gives those that count,
+    and `save` writes them to a path.
     """
 
-    def __init__(self, run: Run, save: Callable[[dict[str, torch.Tensor], Path], None]) -> None:
+    def __init__(
+        self,
+        run: Run,
+        evaluating: Evaluating,
+        processes: Processes,
+        weights: Callable[[], dict[str, torch.Tensor]],
+        save: Callable[[dict[str, torch.Tensor], Path], None],
+    ) -> None:
         self.run = run
+        self.evaluating = evaluating
+        self.processes = processes
+        self.weights = weights
         self.save = save
-        self.metric = "AP"
         self.best = -1.0
         self.saved = time.monotonic()
         self.stop = False
@@ -59,74 +102,86 @@ class Checkpoints(pl.Callback):
             signal.default_int_handler(number, frame)
         self.stop = True
 
-    def on_train_batch_end(self, trainer: pl.Trainer, module: DetectorModule, *_: Any) -> None:  # type: ignore[override]
-        epoch_goes_on = trainer.fit_loop.epoch_loop.batch_idx + 1 < trainer.num_training_batches
-        if epoch_goes_on and (self.stop or time.monotonic() - self.saved > SAVE_SECONDS):
+    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
+        done = trainer.fit_loop.epoch_loop.batch_idx + 1
+        # Not at an epoch's end, which saves anyhow, nor between batches whose gradients are still being added up.
+        if done == trainer.num_training_batches or done % trainer.accumulate_grad_batches:
+            return
+        if self.processes.any(self.stop or time.monotonic() - self.saved > SAVE_SECONDS):
             self._save_state(trainer)
-            if self.stop:
+            if self.processes.any(self.stop):
                 raise Interrupted
 
-    def on_validation_end(self, trainer: pl.Trainer, module: DetectorModule) -> None:  # type: ignore[override]
-        self.metric = module.evaluation.deciding
-        figure = module.evaluation.metrics[self.metric]
+    def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        figure = self.evaluating.evaluation.metrics[self.evaluating.deciding]
         if figure > self.best:
             self.best = figure
-            self.save(module.weights(), self.run.best_weights)
+            self._save_weights(self.run.best_weights)
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, module: DetectorModule) -> None:  # type: ignore[override]
-        self.save(module.weights(), self.run.last_weights)
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self._save_weights(self.run.last_weights)
         self._save_state(trainer)
-        if self.stop and trainer.current_epoch + 1 < (trainer.max_epochs or 0):
+        if self.processes.any(self.stop) and trainer.current_epoch + 1 < (trainer.max_epochs or 0):
             raise Interrupted
 
+    def _save_weights(self, path: Path) -> None:
+        if self.processes.first:
+            self.save(self.weights(), path)
+
     def _save_state(self, trainer: pl.Trainer) -> None:
-        write_whole(self.run.state, trainer.save_checkpoint)
+        # All processes take part; the first one alone writes, and the others' name is not used.
+        if self.processes.first:
+            write_whole(self.run.state, trainer.save_checkpoint)
+        else:
+            trainer.save_checkpoint(self.run.state)
         self.saved = time.monotonic()
 
 
 class Curves(pl.Callback):
     """Appends to the run's tables, draws its curves, and puts predictions on a few validation images into pictures."""
 
-    def __init__(self, run: Run, title: str) -> None:
+    def __init__(self, run: Run, title: str, evaluating: Evaluating, validation: Dataset, tells_classes: bool) -> None:
         self.run = run
         self.title = title
+        self.evaluating = evaluating
+        self.validation = validation
+        self.classes = validation.classes if tells_classes else ("object",)
         self.sums: dict[str, float] = defaultdict(float)
-        self.steps = 0
+        self.batches = 0
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: DetectorModule, outputs: Any, *_: Any) -> None:  # type: ignore[override]
         for name, value in outputs["terms"].items():
             self.sums[name] += float(value)
-        self.steps += 1
-        if self.steps == CURVE_STEPS:
-            self._flush(trainer)
+        self.batches += 1
+        if self.batches == CURVE_STEPS * trainer.accumulate_grad_batches:
+            self._flush(trainer, module)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: DetectorModule) -> None:  # type: ignore[override]
-        self._flush(trainer)
+        self._flush(trainer, module)
         self.run.draw_curves(self.title)
 
-    def on_validation_end(self, trainer: pl.Trainer, module: DetectorModule) -> None:  # type: ignore[override]
+    def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         epoch = min(trainer.current_epoch + 1, trainer.max_epochs or 1)
-        figures = module.evaluation.metrics
-        by_class = {f"AP50 {c.name}": c.ap50 for c in module.evaluation.classes}
-        self.run.append("evaluations.csv", {"epoch": epoch, "step": trainer.global_step, **figures, **by_class})
+        evaluation = self.evaluating.evaluation
+        by_class = {f"AP50 {c.name}": c.ap50 for c in evaluation.classes}
+        row = {"epoch": epoch, "step": trainer.global_step, **evaluation.metrics, **by_class}
+        self.run.append("evaluations.csv", row)
         rows = []
-        for image in module.validation.images[:PICTURES]:
+        for image in self.validation.images[:PICTURES]:
             pixels = read_image(image.path, image.size)
-            found = module.found[image.number].above(PICTURE_SCORE)
+            found = self.evaluating.found[image.number].above(PICTURE_SCORE)
             truth = draw_truth(pixels, image.boxes, image.labels, image.masks)
-            classes = module.validation.classes if module.tells_classes else ("object",)
-            rows.append([truth, draw_detections(pixels, found, classes)])
+            rows.append([truth, draw_detections(pixels, found, self.classes)])
         sheet = contact_sheet(rows, titles=("annotated", f"found, score at least {PICTURE_SCORE}"))
         write_picture(self.run.folder / "pictures" / f"epoch-{epoch:03d}.jpg", sheet)
 
-    def _flush(self, trainer: pl.Trainer) -> None:
-        if self.steps:
-            means = {name: value / self.steps for name, value in self.sums.items()}
+    def _flush(self, trainer: pl.Trainer, module: DetectorModule) -> None:
+        if self.batches:
+            means = {name: value / self.batches for name, value in self.sums.items()}
             rate = trainer.optimizers[0].param_groups[0]["lr"]
-            epoch = trainer.global_step / trainer.num_training_batches
             row = {
                 "step": trainer.global_step,
-                "epoch": round(epoch, 4),
+                "epoch": round(trainer.global_step / module.steps_per_epoch, 4),
                 "lr": rate,
                 "loss": sum(means.values()),
                 **means,
@@ -136,14 +191,19 @@ class Curves(pl.Callback):
                 scalars = {f"train/{name}": value for name, value in row.items() if name not in ("step", "epoch")}
                 logger.log_metrics(scalars, trainer.global_step)
         self.sums.clear()
-        self.steps = 0
+        self.batches = 0
 
 
 class Telling(pl.Callback):
-    """Progress for people: a bar with the time left on a terminal, a line now and then where there is none."""
+    """Progress for people: a bar with the time left on a terminal, a line now and then where there is none.
 
-    def __init__(self, console: Console) -> None:
+    `steps` is the length of the whole run.
+    """
+
+    def __init__(self, console: Console, evaluating: Evaluating, steps: int) -> None:
         self.console = console
+        self.evaluating = evaluating
+        self.steps = steps
         self.bar: Progress | None = None
         self.loss = 0.0
         self.said = self.started = time.monotonic()
@@ -155,23 +215,23 @@ class Telling(pl.Callback):
         if self.console.is_terminal:
             columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
             self.bar = Progress(*columns, console=self.console)
-            self.task = self.bar.add_task("", total=self._total(trainer), completed=self.first)
+            self.task = self.bar.add_task("", total=self.steps, completed=self.first)
             self.bar.start()
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, *_: Any) -> None:
-        loss = float(outputs["loss"])
+        loss = sum(float(value) for value in outputs["terms"].values())
         self.loss = loss if trainer.global_step <= self.first + 1 else 0.95 * self.loss + 0.05 * loss
         if self.bar is not None:
             self.bar.update(self.task, completed=trainer.global_step, description=self._where(trainer))
         elif time.monotonic() - self.said > PLAIN_SECONDS:
             self.said = time.monotonic()
             done = trainer.global_step - self.first
-            left = (self.said - self.started) / done * (self._total(trainer) - trainer.global_step)
-            steps = f"step {trainer.global_step}/{self._total(trainer)}"
+            left = (self.said - self.started) / max(done, 1) * (self.steps - trainer.global_step)
+            steps = f"step {trainer.global_step}/{self.steps}"
             self.console.print(f"{self._where(trainer)}, {steps}, {_duration(left)} left")
 
-    def on_validation_end(self, trainer: pl.Trainer, module: DetectorModule) -> None:  # type: ignore[override]
-        metrics = module.evaluation.metrics
+    def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        metrics = self.evaluating.evaluation.metrics
         text = ", ".join(f"{name} {metrics[name]:.3f}" for name in SHOWN_METRICS if name in metrics)
         self.console.print(f"{self._where(trainer)}: {text} on the validation images")
 
@@ -189,10 +249,6 @@ class Telling(pl.Callback):
     def _where(self, trainer: pl.Trainer) -> str:
         epoch = min(trainer.current_epoch + 1, trainer.max_epochs or 1)
         return f"epoch {epoch}/{trainer.max_epochs}, loss {self.loss:.3f}"
-
-    @staticmethod
-    def _total(trainer: pl.Trainer) -> int:
-        return int(trainer.num_training_batches) * int(trainer.max_epochs or 0)
 
 
 def _duration(seconds: float) -> str:

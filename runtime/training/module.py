@@ -2,86 +2,108 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, fx
 
-from detc.compiler.graph import Graph
+from detc.compiler.graph import Graph, Node
 from detc.dsl.catalogue.running import NON_FINITE_LOSS
 from detc.dsl.diagnostics import DiagnosticError
-from detc.runtime.data.dataset import Dataset
 from detc.runtime.data.images import readable
 from detc.runtime.data.loading import Batch
 from detc.runtime.data.preprocess import Detections, Preprocess
-from detc.runtime.evaluate import Evaluation
 from detc.runtime.predict import as_arrays
+from detc.runtime.training.nonfinite import first_non_finite
+from detc.runtime.training.processes import Processes
 from detc.runtime.training.schedule import Schedule
+
+# What seeds the random choices within a step, beside those of the data (detc.runtime.data.loading).
+_STEPS = 2
 
 
 class DetectorModule(pl.LightningModule):
     """The train and predict modules of a detector, which share their parameters, with a schedule.
 
-    `lr` is the learning rate before decay and warm-up, for the batches of this run. `validation` is the data set that
-    evaluations are on, and `measure` gives the figures of what was found in it, by image number. `keep` writes weights
-    to a file: when a loss is not finite, nonfinite.safetensors in `folder`.
+    `lr` is the learning rate before decay and warm-up, for the batches of this run; `steps_per_epoch` counts steps of
+    the optimizer. What samplers draw in a step follows from `seed`, the step and the process alone, so that a resumed
+    run draws it again. `keep` writes tensors to a file: when a loss is not finite, the weights to
+    nonfinite.safetensors in `folder`, and the batch to nonfinite-batch.safetensors.
     """
 
     def __init__(
         self,
         graph: Graph,
-        views: Mapping[str, nn.Module],
+        views: Mapping[str, fx.GraphModule],
         schedule: Schedule,
         lr: float,
         steps_per_epoch: int,
-        validation: Dataset,
-        measure: Callable[[Mapping[int, Detections]], Evaluation],
+        processes: Processes,
+        seed: int,
         folder: Path,
-        keep: Callable[[dict[str, torch.Tensor], Path], None],
+        keep: Callable[[dict[str, Tensor], Path], None],
     ) -> None:
         super().__init__()
         self.train_view = views["train"]
         self.predict_view = views["predict"]
+        self.graph = graph
         self.schedule = schedule
         self.lr = lr
         self.steps_per_epoch = steps_per_epoch
-        self.validation = validation
-        self.measure = measure
+        self.processes = processes
+        self.seed = seed
         self.folder = folder
         self.keep = keep
         self.norm_keys = {key for node in graph.nodes if "Norm" in node.op for key in node.weights.values()}
         self.inputs = tuple(graph.view("train").inputs)
-        self.tells_classes = "classes" in graph.views["predict"]
-        self.found: dict[int, Detections] = {}
 
-    def weights(self) -> dict[str, torch.Tensor]:
+    def weights(self) -> dict[str, Tensor]:
         """Every parameter and buffer of the detector under its key."""
         return dict(self.train_view.state_dict())
 
     def training_step(self, batch: Batch, batch_index: int) -> dict[str, Any]:
+        self._draw_anew(batch_index)
         terms = {}
-        for name, value in self.train_view(**{name: batch.inputs[name] for name in self.inputs}).items():
+        for name, value in self.train_view(**self._taken(batch)).items():
             terms[name] = torch.stack(value).sum() if isinstance(value, tuple | list) else value
         loss = torch.stack(list(terms.values())).sum()
         if not torch.isfinite(loss):
             self._stop(terms, batch, batch_index)
-        return {"loss": loss, "terms": {name: value.detach() for name, value in terms.items()}}
+        told = self.processes.mean(torch.stack([value.detach().float() for value in terms.values()]))
+        return {"loss": loss, "terms": dict(zip(terms, told.unbind(), strict=True))}
 
-    def _stop(self, terms: dict[str, torch.Tensor], batch: Batch, batch_index: int) -> None:
+    def _taken(self, batch: Batch) -> dict[str, Tensor]:
+        return {name: batch.inputs[name] for name in self.inputs}
+
+    def _draw_anew(self, batch_index: int) -> None:
+        key = (self.seed, _STEPS, self.current_epoch, batch_index, self.processes.rank)
+        torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> np.uint64(1)))
+
+    def _stop(self, terms: dict[str, Tensor], batch: Batch, batch_index: int) -> None:
         wrong = [f"{name} = {value.item()}" for name, value in terms.items() if not torch.isfinite(value)]
-        kept = self.folder / "nonfinite.safetensors"
+        self._draw_anew(batch_index)
+        first = first_non_finite(self.train_view, self.graph, self._taken(batch))
+        suffix = f"-{self.processes.rank}" if self.processes.rank else ""
+        kept = self.folder / f"nonfinite{suffix}.safetensors"
+        inputs = self.folder / f"nonfinite-batch{suffix}.safetensors"
         self.keep(self.weights(), kept)
+        self.keep(dict(batch.inputs), inputs)
         where = f"epoch {self.current_epoch + 1}, step {batch_index + 1}, learning rate {self._rate():.3g}"
         raise DiagnosticError(
             NON_FINITE_LOSS.at(
-                None,
+                first.origins[0] if isinstance(first, Node) and first.origins else None,
                 f"{', '.join(wrong) or 'the sum of the losses'} is not finite ({where})",
+                label="the first result that is not finite",
                 detail="a lower learning rate, a longer warm-up or `schedule.clip` is what usually helps",
-                notes=(f"images of the batch: {', '.join(batch.files)}", f"the weights before this step: {kept}"),
+                notes=(
+                    _said(first, self.schedule.precision),
+                    f"images of the batch: {', '.join(batch.files)}",
+                    f"the weights before this step: {kept}; the batch: {inputs}",
+                ),
             )
         )
 
@@ -90,14 +112,8 @@ class DetectorModule(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         settings = self.schedule.optimizer
-        trained = {name: p for name, p in self.train_view.named_parameters() if p.requires_grad}
-        norms = [parameter for name, parameter in trained.items() if name in self.norm_keys]
-        others = [parameter for name, parameter in trained.items() if name not in self.norm_keys]
-        groups = [
-            {"params": others, "weight_decay": settings.weight_decay},
-            {"params": norms, "weight_decay": settings.weight_decay * settings.norm_decay},
-        ]
-        optimizer = torch.optim.SGD([g for g in groups if g["params"]], lr=self.lr, momentum=settings.momentum)
+        trained = [(key, parameter) for key, parameter in self.train_view.named_parameters() if parameter.requires_grad]
+        optimizer = settings.build(settings.parameter_groups(trained, self.norm_keys, self.lr))
         factor = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: self.schedule.lr_factor(step, self.steps_per_epoch)
         )
@@ -110,18 +126,22 @@ class DetectorModule(pl.LightningModule):
         batch = readable(batch)
         return batch.to(device) if isinstance(batch, Batch) else batch  # an evaluation's go there as they are used
 
-    def on_validation_epoch_start(self) -> None:
-        self.found = {}
-
-    def validation_step(self, item: Any, batch_index: int) -> None:
+    def validation_step(self, item: Any, batch_index: int) -> dict[int, Detections]:
+        """What is found in the images of a batch, by their numbers."""
         arrays, placements, images = item
         inputs = {name: torch.from_numpy(array).to(self.device) for name, array in arrays.items()}
         outputs = as_arrays(self.predict_view(**inputs))
-        for image, found in zip(images, Preprocess.detections(outputs, placements), strict=True):
-            self.found[image.number] = found
+        found = Preprocess.detections(outputs, placements)
+        return {image.number: detections for image, detections in zip(images, found, strict=True)}
 
-    def on_validation_epoch_end(self) -> None:
-        self.evaluation = self.measure(self.found)
-        metrics = self.evaluation.metrics.items()
-        known = {f"val/{name}": value for name, value in metrics if not math.isnan(value)}
-        self.log_dict(known, batch_size=1)
+
+def _said(first: Node | str | None, precision: str) -> str:
+    if first is None:
+        return "computed once more, node by node, the same step was finite: the fault is not one of the numbers alone"
+    if isinstance(first, str):
+        return f"the weight {first} was not finite before this step: the step before it went too far"
+    where = f"the first result that is not finite is that of {first.op} {first.name}"
+    label = first.scope or first.name
+    if precision == "float16":
+        return f'{where}; `schedule.float32 = ["{label}"]` would compute it in float32'
+    return f"{where}, in {label}" if first.scope else where

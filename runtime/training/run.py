@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
 import platform
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from detc.compiler.serialize import to_text
+from detc.compiler.values import Record
 from detc.dsl.catalogue.running import CANNOT_RESUME, CANNOT_WRITE, RUN_EXISTS
 from detc.dsl.diagnostics import DiagnosticError
-from detc.runtime.files import make_folder, write_json, write_whole
+from detc.runtime.files import make_folder, write_json, write_text
 from detc.runtime.pictures import write_curves
+
+if TYPE_CHECKING:
+    from detc.runtime.detector import Detector
 
 PACKAGES = ("detc", "torch", "lightning", "numpy", "opencv-python-headless", "pycocotools")
 
@@ -32,6 +39,8 @@ class RunOptions:
     spec_hash: str
     data: str
     batch: int
+    accumulate: int
+    processes: int
     seed: int
 
 
@@ -39,8 +48,9 @@ class RunOptions:
 class Run:
     """The folder of a run.
 
-    run.json        command, options, versions, machine
+    run.json        command, options, versions, machine, the settings of data and schedule
     spec.det        the text of the spec
+    graph.txt       the detector as it was elaborated
     training.csv    losses and learning rate, each row the mean of the steps since the one before
     evaluations.csv metrics of each evaluation
     curves.png      both, drawn
@@ -68,12 +78,12 @@ class Run:
         """Adds a row to one of the run's tables, whose first row is the names of the columns."""
         path = self.folder / table
         try:
-            fresh = not path.exists()
+            fresh = not path.exists() or not path.stat().st_size
             with path.open("a", newline="", encoding="utf-8") as file:
                 writer = csv.writer(file)
                 if fresh:
                     writer.writerow(row)
-                writer.writerow(f"{value:.6g}" if isinstance(value, float) else value for value in row.values())
+                writer.writerow(_cells(row))
         except OSError as error:
             raise DiagnosticError(CANNOT_WRITE.at(None, f"{path}: {error.strerror}")) from None
 
@@ -90,9 +100,10 @@ class Run:
         """Removes rows of later steps than `step` from the tables: those that a resumed run will do again."""
         for table in ("training.csv", "evaluations.csv"):
             kept = [row for row in self.rows(table) if row["step"] <= step]
-            (self.folder / table).unlink(missing_ok=True)
-            for row in kept:
-                self.append(table, row)
+            text = io.StringIO(newline="")
+            writer = csv.writer(text)
+            writer.writerows([list(kept[0]), *(_cells(row) for row in kept)] if kept else [])
+            write_text(self.folder / table, text.getvalue())
 
     def draw_curves(self, title: str) -> None:
         """Draws curves.png from the tables."""
@@ -107,7 +118,19 @@ class Run:
         write_curves(self.folder / "curves.png", title, losses, metrics)
 
 
-def start_run(folder: Path, options: RunOptions, spec: str, started_from: dict[str, str | None]) -> Run:
+def _cells(row: Mapping[str, Any]) -> list[Any]:
+    """The values of a row as a table has them."""
+    return [f"{value:.6g}" if isinstance(value, float) else value for value in row.values()]
+
+
+def _plain(value: Any) -> Any:
+    """A setting of a spec as JSON has it, records with their names."""
+    if isinstance(value, Record):
+        return {"record": value.name} | {name: _plain(field) for name, field in value.fields.items()}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def start_run(folder: Path, options: RunOptions, detector: Detector, started_from: dict[str, str | None]) -> Run:
     """Makes the folder of a new run and describes it there. `started_from` names the files of its first weights.
 
     Raises:
@@ -117,11 +140,13 @@ def start_run(folder: Path, options: RunOptions, spec: str, started_from: dict[s
         hint = "--resume continues the run that is there; another --output starts one beside it"
         raise DiagnosticError(RUN_EXISTS.at(None, f"{folder} is not empty", detail=hint))
     make_folder(folder)
-    write_whole(folder / "spec.det", lambda path: path.write_text(spec, "utf-8"))
+    write_text(folder / "spec.det", detector.source)
+    write_text(folder / "graph.txt", to_text(detector.graph))
     content = {
         "command": sys.argv,
         "started": datetime.now().astimezone().isoformat(timespec="seconds"),
         "options": asdict(options),
+        "settings": {"data": _plain(detector.data), "schedule": _plain(detector.schedule)},
         "started_from": started_from,
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
         "machine": platform.platform(),

@@ -142,8 +142,15 @@ def test_a_loss_that_is_not_finite_names_batch_and_term_and_keeps_the_weights(sp
     assert slug(error) == "non-finite-loss"
     diagnostic = error.value.diagnostics[0]
     assert "loss_" in diagnostic.summary
-    assert "img_" in diagnostic.notes[0]
-    assert (tmp_path / "run" / "nonfinite.safetensors").exists()
+    assert "the first result that is not finite is that of Conv2d backbone." in diagnostic.notes[0]
+    assert diagnostic.labels[0].text == "the first result that is not finite"
+    assert "img_" in diagnostic.notes[1]
+    # What was kept shows the fault again.
+    module = detc.load(spec, "too_fast").modules("train")["train"]
+    module.load_state_dict(load_file(tmp_path / "run" / "nonfinite.safetensors"))
+    batch = load_file(tmp_path / "run" / "nonfinite-batch.safetensors")
+    terms = module.train()(**{n.name: batch[n.name] for n in module.graph.nodes if n.op == "placeholder"})
+    assert not all(torch.isfinite(value).all() for values in terms.values() for value in values)
 
 
 def test_pretrained_weights_that_are_not_given_are_asked_for(spec, tmp_path):

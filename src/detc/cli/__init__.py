@@ -42,7 +42,8 @@ def main() -> None:
     try:
         status = _run(sys.argv[1:])
     except DiagnosticError as error:
-        report(error.diagnostics)
+        if _says_why():
+            report(error.diagnostics)
         status = 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -52,13 +53,21 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 0
     except Exception:
-        traceback.print_exc()
-        print(
-            "\ndetc: this is a bug in detc, not in what you gave it. Please report the command and the text above.",
-            file=sys.stderr,
-        )
+        if _says_why():
+            traceback.print_exc()
+            print(
+                "\ndetc: this is a bug in detc, not in what you gave it. Please report the command and the text above.",
+                file=sys.stderr,
+            )
         status = 3
     sys.exit(status)
+
+
+def _says_why() -> bool:
+    """Whether this process reports an error: alone it does, and of several that train together the first to fail."""
+    from detc.runtime.training.launch import says_why
+
+    return says_why()
 
 
 def _run(arguments: list[str]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -14,7 +15,8 @@ def train(
     spec: Annotated[str, typer.Argument(help="The spec, SPEC or SPEC:NAME.")],
     data: Annotated[Path | None, typer.Option(help="Folder of the data, in place of the spec's.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Length of the run, in place of the spec's.")] = None,
-    batch: Annotated[int | None, typer.Option(help="Images of a step; the learning rate follows.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Images of a device's batch; the learning rate follows.")] = None,
+    accumulate: Annotated[int | None, typer.Option(help="Batches of one step; the learning rate follows.")] = None,
     weights: Annotated[Path | None, typer.Option(help="Weights of the whole detector to start from.")] = None,
     partial: Annotated[bool, typer.Option("--partial", help="Of --weights, load what fits, and say what not.")] = False,
     pretrained: Annotated[Path | None, typer.Option(help="Weights of the backbone to start from.")] = None,
@@ -22,7 +24,11 @@ def train(
     output: Annotated[Path | None, typer.Option(help="Folder of the run; runs/NAME if not given.")] = None,
     resume: Annotated[bool, typer.Option(help="Continue the run in the folder.")] = False,
     seed: Annotated[int, typer.Option(help="Decides the first weights, the order of images, every transform.")] = 0,
-    workers: Annotated[int, typer.Option(help="Processes that load images.")] = 2,
+    workers: Annotated[int, typer.Option(help="Processes that load images, for each device.")] = 2,
+    devices: Annotated[int, typer.Option(min=1, help="Processes that train, each on a GPU where there are any.")] = 1,
+    compiled: Annotated[
+        bool, typer.Option("--compile", help="Train what torch.compile makes of the detector.")
+    ] = False,
     remat: Annotated[bool, typer.Option("--remat", help=REMAT)] = False,
     remat_budget: Annotated[float, typer.Option(min=0, help=REMAT_BUDGET)] = 0.15,
 ) -> None:
@@ -31,6 +37,11 @@ def train(
     Example: detc train specs/fpg.det --data coco --pretrained resnet50.pth --remat
     """
     import detc
+    from detc.runtime.training.launch import launch, launched
+
+    if devices > 1 and not launched():
+        raise typer.Exit(launch(sys.argv[1:], devices))
+
     from detc.runtime.train import TrainOptions
     from detc.runtime.train import train as run_training
 
@@ -39,6 +50,7 @@ def train(
         data,
         epochs,
         batch,
+        accumulate,
         weights,
         pretrained,
         from_scratch,
@@ -48,9 +60,13 @@ def train(
         workers,
         partial,
         recomputed(detector, remat, remat_budget),
+        compiled,
     )
     done = run_training(detector, options, report)
     if done.interrupted:
-        typer.echo(f"stopped and saved; continue with --output {done.run.folder} --resume", err=True)
+        if done.first:
+            typer.echo(f"stopped and saved; continue with --output {done.run.folder} --resume", err=True)
         raise typer.Exit(130)
-    typer.echo(f"best {done.metric} on the validation images {done.best:.3f}; its weights are {done.run.best_weights}")
+    if done.first:
+        best = f"best {done.metric} on the validation images {done.best:.3f}"
+        typer.echo(f"{best}; its weights are {done.run.best_weights}")
