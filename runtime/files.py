@@ -12,6 +12,8 @@ from typing import Any
 from detc.dsl.catalogue.running import CANNOT_WRITE
 from detc.dsl.diagnostics import DiagnosticError
 
+_UNFINISHED = ".writing-"
+
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     """Calls `write` with a temporary name in the same folder (made if needed), then renames what it wrote to `path`.
@@ -25,7 +27,7 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
         if not special:
             path.parent.mkdir(parents=True, exist_ok=True)
         folder = None if special else path.parent
-        handle, name = tempfile.mkstemp(prefix=".writing-", suffix=path.suffix, dir=folder)
+        handle, name = tempfile.mkstemp(prefix=_UNFINISHED, suffix=path.suffix, dir=folder)
         os.close(handle)
         temporary = Path(name)
         write(temporary)
@@ -39,6 +41,12 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Removes what processes that were killed while they wrote have left in a folder."""
+    for path in folder.glob(f"{_UNFINISHED}*"):
+        path.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -228,9 +228,14 @@ def _train(
 def _early_stop(settings: EarlyStop | None, deciding: str) -> EarlyStopping | None:
     if settings is None:
         return None
-    # Not strict: where the data has no object of a size, its figure is not there.
-    monitored = f"val/{settings.metric or deciding}"
-    return EarlyStopping(monitored, settings.margin, settings.patience, mode="max", strict=False, verbose=False)
+    return EarlyStopping(
+        f"val/{settings.metric or deciding}",
+        settings.margin,
+        settings.patience,
+        mode="max",
+        strict=False,  # where the data has no object of a size, its figure is not there
+        check_on_train_epoch_end=False,  # but after an evaluation, so that the state which an epoch's end saves knows
+    )
 
 
 def _saved_step(run: Run, plan: _Plan) -> int:

@@ -19,7 +19,7 @@ from detc.compiler.serialize import to_text
 from detc.compiler.values import Record
 from detc.dsl.catalogue.running import CANNOT_RESUME, CANNOT_WRITE, RUN_EXISTS
 from detc.dsl.diagnostics import DiagnosticError
-from detc.runtime.files import make_folder, write_json, write_text
+from detc.runtime.files import make_folder, remove_unfinished, write_json, write_text
 from detc.runtime.pictures import write_curves
 
 if TYPE_CHECKING:
@@ -156,7 +156,7 @@ def start_run(folder: Path, options: RunOptions, detector: Detector, started_fro
 
 
 def resume_run(folder: Path, options: RunOptions) -> Run:
-    """The run in a folder, if it can be continued with these options.
+    """The run in a folder, if it can be continued with these options. What a killed run left half written goes.
 
     Raises:
         DiagnosticError: cannot-resume.
@@ -179,6 +179,7 @@ def resume_run(folder: Path, options: RunOptions) -> Run:
     ]
     if changed:
         raise DiagnosticError(CANNOT_RESUME.at(None, f"{folder} was started otherwise: {'; '.join(changed)}"))
+    remove_unfinished(folder)
     return run
 
 
