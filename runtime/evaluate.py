@@ -22,7 +22,7 @@ from detc.runtime.data.proposals import pack_proposals, write_arrays
 from detc.runtime.data.reading import read_split
 from detc.runtime.data.results import coco_results, coco_truth
 from detc.runtime.data.settings import Lvis, Source, Voc, data_root
-from detc.runtime.evaluation.frequency import class_frequencies, mean_by_frequency
+from detc.runtime.evaluation.frequency import mean_by_frequency
 from detc.runtime.evaluation.voc import voc_figures, voc_mean
 from detc.runtime.files import write_json, write_text, write_whole
 from detc.runtime.predict import Engine, FxEngine, data_of, default_device, loaded_module, preprocess_of
@@ -206,26 +206,25 @@ def evaluate(
     batches = watch(evaluation_batches(images, workers))
     found = {image.number: detections for image, detections in detect(engine, batches)}
     tells_classes = "classes" in view.views["predict"]
-    evaluation = evaluation_of(dataset, found, tells_classes, settings.sources(split), root) if measure else None
+    evaluation = evaluation_of(dataset, found, tells_classes, settings.sources(split)) if measure else None
     return Measured(evaluation, dataset, found, tells_classes)
 
 
 def evaluation_of(
-    dataset: Dataset, found: Mapping[int, Detections], tells_classes: bool, sources: Sequence[Source], root: Path
+    dataset: Dataset, found: Mapping[int, Detections], tells_classes: bool, sources: Sequence[Source]
 ) -> Evaluation:
-    """All metrics of what a detector found, by image number, in data from `sources` below `root`.
+    """All metrics of what a detector found, by image number, in data from `sources`.
 
     Of objects they are COCO's and those by the data's own rules; of what tells no classes apart, those of proposals.
     """
     if not tells_classes:
         return proposal_metrics(dataset, found)
-    return by_their_own_rules(coco_metrics(dataset, found), sources, root, dataset, found)
+    return by_their_own_rules(coco_metrics(dataset, found), sources, dataset, found)
 
 
 def by_their_own_rules(
     evaluation: Evaluation,
     sources: Sequence[Source],
-    root: Path,
     dataset: Dataset,
     found: Mapping[int, Detections],
 ) -> Evaluation:
@@ -238,19 +237,14 @@ def by_their_own_rules(
         means = voc_mean([f.area for f in figures]), voc_mean([f.points for f in figures])
         metrics = evaluation.metrics | dict(zip(VOC_METRICS, means, strict=True))
         return replace(evaluation, metrics=metrics, classes=classes)
-    if all(isinstance(source, Lvis) for source in sources):
-        known: dict[str, str] = {}
-        for source in sources:
-            if isinstance(source, Lvis):
-                known |= class_frequencies(root / source.annotations)
-        return with_frequencies(evaluation, known) if known else evaluation
+    if dataset.frequencies and all(isinstance(source, Lvis) for source in sources):
+        return with_frequencies(evaluation, dataset.frequencies)
     return evaluation
 
 
-def with_frequencies(evaluation: Evaluation, known: Mapping[str, str]) -> Evaluation:
+def with_frequencies(evaluation: Evaluation, frequencies: Sequence[str]) -> Evaluation:
     """The evaluation with the AP of rare, common and frequent classes, of boxes and of masks."""
-    classes = tuple(replace(c, frequency=known.get(c.name, "")) for c in evaluation.classes)
-    frequencies = [c.frequency for c in classes]
+    classes = tuple(replace(c, frequency=f) for c, f in zip(evaluation.classes, frequencies, strict=True))
     means = mean_by_frequency([c.ap for c in classes], frequencies)
     metrics = evaluation.metrics | dict(zip(FREQUENCY_METRICS, means.values(), strict=True))
     if evaluation.has_masks:

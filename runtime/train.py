@@ -173,7 +173,7 @@ def _train(
         save_weights(path, tensors, detector)
 
     def measure(found: Mapping[int, Detections]) -> Evaluation:
-        return evaluation_of(validation, found, tells_classes, settings.sources("val"), root)
+        return evaluation_of(validation, found, tells_classes, settings.sources("val"))
 
     module = DetectorModule(
         detector.graph, views, schedule, plan.rate, plan.steps_per_epoch, processes, options.seed, run.folder, keep

@@ -11,24 +11,12 @@ import numpy as np
 
 from detc.dsl.catalogue.data import IDS_WITH_GAPS, IMAGE_EMPTY, NO_OBJECTS, SPLITS_OVERLAP, UNUSED_CLASS
 from detc.dsl.diagnostics import Diagnostic, DiagnosticError
-from detc.runtime.data.coco import read_coco, read_lvis
-from detc.runtime.data.dataset import (
-    AnnotatedImage,
-    Dataset,
-    Findings,
-    RawSource,
-    Watch,
-    build_dataset,
-    classes_differ,
-    examples,
-    shown,
-    unwatched,
-)
+from detc.runtime.data.dataset import AnnotatedImage, Dataset, Watch, build_dataset, classes_differ, unwatched
 from detc.runtime.data.masks import NO_MASK
-from detc.runtime.data.reading import read_split
+from detc.runtime.data.raw import Findings, RawSource, examples, shown
+from detc.runtime.data.reading import read_files, read_split
 from detc.runtime.data.recognise import Part, recognise
-from detc.runtime.data.settings import SPLITS, Data, Lvis, Source, Voc, data_root
-from detc.runtime.data.voc import read_voc
+from detc.runtime.data.settings import SPLITS, Data, Source, data_root
 
 if TYPE_CHECKING:
     from detc.runtime.detector import Detector
@@ -223,12 +211,9 @@ def look_at_parts(
 
 def _read_part(source: Source, findings: Findings) -> RawSource:
     """What a source without a spec has, with masks where it has any."""
-    if isinstance(source, Voc):
-        return read_voc(Path(source.folder), source.split, findings)
-    read = read_lvis if isinstance(source, Lvis) else read_coco
-    raw = read(Path(source.annotations), Path(source.images), True, findings)
+    raw = read_files(source, Path(), True, None, findings)
     objects = [item for image in raw.images for item in image.objects]
-    return replace(raw, masks=any(item.mask != NO_MASK for item in objects))
+    return replace(raw, masks=any(item.mask not in (None, NO_MASK) for item in objects))
 
 
 def report(looks: Sequence[Look]) -> DataReport:

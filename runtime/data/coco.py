@@ -6,24 +6,28 @@ import json
 import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
-from detc.dsl.catalogue.data import ANNOTATION_UNREADABLE, DATA_MISSING, DUPLICATE_ID, PATH_OUTSIDE
-from detc.dsl.diagnostics import DiagnosticError, Kind
-from detc.runtime.data.dataset import Findings, Judged, RawImage, RawObject, RawSource
+from detc.dsl.catalogue.data import ANNOTATION_UNREADABLE, DUPLICATE_ID
 from detc.runtime.data.masks import Mask, MaskProblem, read_mask
+from detc.runtime.data.raw import (
+    Fault,
+    Findings,
+    Judged,
+    RawImage,
+    RawObject,
+    RawSource,
+    fail,
+    image_path,
+    must_be_there,
+)
 
 LARGEST_FILE = 8 << 30
 NOWHERE = (math.nan, math.nan, math.nan, math.nan)
 T = TypeVar("T")
-
-
-class _Fault(Exception):
-    """What is wrong with one entry of a file, in words for a count of such, and which entry it is."""
-
-    def __init__(self, kind: Kind, what: str, where: object) -> None:
-        super().__init__(what)
-        self.kind, self.what, self.where = kind, what, str(where)[:80]
+# Gupta et al., "LVIS", CVPR 2019, section 4: rare, common and frequent classes.
+FREQUENCIES = ("rare", "common", "frequent")
+MOST_RARE, MOST_COMMON = 10, 100
 
 
 def read_coco(annotations: Path, images: Path, masks: bool = False, findings: Findings | None = None) -> RawSource:
@@ -48,10 +52,7 @@ def read_lvis(annotations: Path, images: Path, masks: bool = False, findings: Fi
 
 
 def _read(annotations: Path, images: Path, masks: bool, lvis: bool, findings: Findings) -> RawSource:
-    for path, there in ((annotations, annotations.is_file()), (images, images.is_dir())):
-        if not there:
-            hint = "--data ROOT on the command line says where the data lies"
-            raise DiagnosticError(DATA_MISSING.at(None, f"{path} is not there", detail=hint))
+    must_be_there((annotations, annotations.is_file()), (images, images.is_dir()))
     content = _load(annotations)
 
     def each(entries: Iterable[dict[str, Any]], read: Callable[[dict[str, Any]], T]) -> list[T]:
@@ -59,12 +60,13 @@ def _read(annotations: Path, images: Path, masks: bool, lvis: bool, findings: Fi
         for entry in entries:
             try:
                 done.append(read(entry))
-            except _Fault as fault:
+            except Fault as fault:
                 findings.add(fault.kind, f"{annotations}: {fault.what}", fault.where)
         return done
 
     names: dict[int, str] = {}
     known: set[str] = set()
+    frequencies: dict[str, str] = {}
     raw: dict[int, RawImage] = {}
     objects: dict[int, list[RawObject]] = {}
     categories = _entries(content, "categories", annotations)
@@ -78,15 +80,17 @@ def _read(annotations: Path, images: Path, masks: bool, lvis: bool, findings: Fi
     def category(entry: dict[str, Any]) -> None:
         number, name = _get(entry, "id", int), _get(entry, "name", str)
         if number in names or name in known:
-            raise _Fault(DUPLICATE_ID, "categories of the same id or name as another", f"{name} ({number})")
+            raise Fault(DUPLICATE_ID, "categories of the same id or name as another", f"{name} ({number})")
         names[number] = name
         known.add(name)
+        if lvis and (frequency := _frequency(entry)):
+            frequencies[name] = frequency
 
     def image(entry: dict[str, Any]) -> None:
         number, size = _get(entry, "id", int), (_get(entry, "width", int), _get(entry, "height", int))
-        path = _image_path(images, _lvis_name(entry) if lvis else _get(entry, "file_name", str))
+        path = image_path(images, _lvis_name(entry) if lvis else _get(entry, "file_name", str))
         if number in raw:
-            raise _Fault(DUPLICATE_ID, "images of the same id as another", f"{path.name} ({number})")
+            raise Fault(DUPLICATE_ID, "images of the same id as another", f"{path.name} ({number})")
         objects[number] = []
         raw[number] = RawImage(path, size, objects[number], number, judged=_judged(entry, names) if lvis else None)
 
@@ -95,7 +99,7 @@ def _read(annotations: Path, images: Path, masks: bool, lvis: bool, findings: Fi
         for key, number in numbers.items():
             if number not in declared[key]:
                 what = f"annotations whose {key} is not declared"
-                raise _Fault(ANNOTATION_UNREADABLE, what, f"annotation {entry.get('id')} ({number})")
+                raise Fault(ANNOTATION_UNREADABLE, what, f"annotation {entry.get('id')} ({number})")
         if numbers["image_id"] in raw and numbers["category_id"] in names:
             size = raw[numbers["image_id"]].size
             mask = _mask(entry, size) if masks and size is not None else None
@@ -105,7 +109,24 @@ def _read(annotations: Path, images: Path, masks: bool, lvis: bool, findings: Fi
     each(entries, image)
     each(_entries(content, "annotations", annotations), annotation)
     findings.settle()
-    return RawSource(str(annotations), list(raw.values()), {name: number for number, name in names.items()}, masks)
+    numbers = {name: number for number, name in names.items()}
+    # LVIS annotates a part of COCO's images.
+    folder = None if lvis else images
+    return RawSource(str(annotations), list(raw.values()), numbers, masks, frequencies, folder)
+
+
+def _frequency(category: dict[str, Any]) -> str:
+    """The frequency of a category of LVIS, or "" where the file does not say.
+
+    Version 1 states it as "frequency"; version 0.5 has the number of training images of the class, "image_count".
+    """
+    stated = {name[0]: name for name in FREQUENCIES}.get(str(category.get("frequency", ""))[:1])
+    if stated:
+        return stated
+    count = category.get("image_count")
+    if not isinstance(count, int) or count < 1:
+        return ""
+    return FREQUENCIES[0] if count <= MOST_RARE else FREQUENCIES[1] if count <= MOST_COMMON else FREQUENCIES[2]
 
 
 def _object(item: dict[str, Any], name: str, mask: Mask | str | None) -> RawObject:
@@ -145,7 +166,7 @@ def _judged(entry: dict[str, Any], names: dict[int, str]) -> Judged:
         numbers = entry.get(key, [])
         if not isinstance(numbers, list) or not all(isinstance(n, int) and n in names for n in numbers):
             what = f'images whose "{key}" is no list of category ids'
-            raise _Fault(ANNOTATION_UNREADABLE, what, f"image {entry['id']}")
+            raise Fault(ANNOTATION_UNREADABLE, what, f"image {entry['id']}")
         return frozenset(names[n] for n in numbers)
 
     return Judged(named("neg_category_ids"), named("not_exhaustive_category_ids"))
@@ -153,35 +174,25 @@ def _judged(entry: dict[str, Any], names: dict[int, str]) -> Judged:
 
 def _load(path: Path) -> dict[str, Any]:
     if path.stat().st_size > LARGEST_FILE:
-        _fail(ANNOTATION_UNREADABLE, path, "the file is larger than 8 GiB")
+        fail(ANNOTATION_UNREADABLE, path, "the file is larger than 8 GiB")
     try:
         content = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
-        _fail(ANNOTATION_UNREADABLE, path, f"not JSON ({error})")
+        fail(ANNOTATION_UNREADABLE, path, f"not JSON ({error})")
     if not isinstance(content, dict):
-        _fail(ANNOTATION_UNREADABLE, path, "not an object with images, annotations and categories")
+        fail(ANNOTATION_UNREADABLE, path, "not an object with images, annotations and categories")
     return content
 
 
 def _entries(content: dict[str, Any], name: str, path: Path) -> list[dict[str, Any]]:
     entries = content.get(name)
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-        _fail(ANNOTATION_UNREADABLE, path, f'no list of objects under "{name}"')
+        fail(ANNOTATION_UNREADABLE, path, f'no list of objects under "{name}"')
     return entries
 
 
 def _get(entry: dict[str, Any], name: str, kind: type) -> Any:
     value = entry.get(name)
     if not isinstance(value, kind) or isinstance(value, bool):
-        raise _Fault(ANNOTATION_UNREADABLE, f'entries that lack "{name}" or have another type there', entry)
+        raise Fault(ANNOTATION_UNREADABLE, f'entries that lack "{name}" or have another type there', entry)
     return value
-
-
-def _image_path(folder: Path, name: str) -> Path:
-    if Path(name).is_absolute() or ".." in Path(name).parts or "\0" in name:
-        raise _Fault(PATH_OUTSIDE, f"images named outside {folder}", repr(name))
-    return folder / name
-
-
-def _fail(kind: Kind, path: Path, reason: str) -> NoReturn:
-    raise DiagnosticError(kind.at(None, f"{path}: {reason}"))

@@ -1,11 +1,11 @@
-"""Annotated images in one form, whatever files they came from, and what was found wrong in those."""
+"""Annotated images in one form, whatever files they came from, checked."""
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +24,11 @@ from detc.dsl.catalogue.data import (
     SIZE_DISAGREES,
     UNUSED_CLASS,
 )
-from detc.dsl.diagnostics import Diagnostic, DiagnosticError, Kind, suggest
+from detc.dsl.diagnostics import Diagnostic, Kind, suggest
 from detc.runtime.data.images import ImageProblem, decoded, header_sizes, is_file
-from detc.runtime.data.masks import Mask
+from detc.runtime.data.masks import Bitmap, Mask, Polygons
 from detc.runtime.data.proposals import Proposals
-
-EXAMPLES = 3
+from detc.runtime.data.raw import Findings, RawImage, RawObject, RawSource, shown
 
 # Iterates over so many things, and may show how far it is.
 Watch = Callable[[Iterable[Any], int], Iterable[Any]]
@@ -52,6 +51,7 @@ class AnnotatedImage:
     Where they were asked for, `masks` are those of the objects, None for one without a usable mask, and `proposals` are
     boxes that somebody proposes. `absent` and `unfinished` are LVIS's: class numbers that the image certainly does not
     show, and those of which it may show more than is annotated; `absent` is None where every class was looked for.
+    `unlabelled` is Cityscapes': the pixels of which nobody says what they show.
     """
 
     number: int
@@ -65,6 +65,7 @@ class AnnotatedImage:
     proposals: Proposals | None = None
     absent: frozenset[int] | None = None
     unfinished: frozenset[int] = frozenset()
+    unlabelled: Bitmap | None = None
 
     def trained(self) -> tuple[np.ndarray, np.ndarray, tuple[Mask, ...] | None]:
         """Boxes (T, 4) float32 cut at the image's border, labels (T,), and masks, of the objects that training uses.
@@ -86,129 +87,20 @@ class AnnotatedImage:
 
 @dataclass(frozen=True)
 class Dataset:
-    """The images of one split. `category_ids` are the ids of the classes in results, in the order of `classes`."""
+    """The images of one split. `category_ids` are the ids of the classes in results, in the order of `classes`.
+
+    `frequencies` are LVIS's of the classes: "rare", "common" or "frequent", or "" where the files do not say.
+    """
 
     classes: tuple[str, ...]
     category_ids: tuple[int, ...]
     images: tuple[AnnotatedImage, ...]
+    frequencies: tuple[str, ...] = ()
 
     def counts(self) -> list[int]:
         """How many objects of each class there are."""
         counted = Counter(int(label) for image in self.images for label in image.labels)
         return [counted[index] for index in range(len(self.classes))]
-
-
-@dataclass(frozen=True)
-class Cause:
-    """What is wrong, in words for a count of such things, and what follows; nothing where all stops there."""
-
-    kind: Kind
-    what: str
-    then: str = ""
-
-    def counted(self, places: Sequence[str]) -> Diagnostic:
-        """The diagnostic of this cause at these places."""
-        text = f"{self.what}, {self.then}" if self.then else self.what
-        such = "such as " + ", ".join(shown(place) for place in examples(places))
-        return self.kind.at(None, f"{text}: {len(places)}", detail=such)
-
-
-@dataclass
-class Findings:
-    """What is wrong in some data: per kind and cause how often, with the places where.
-
-    What makes data unusable is raised, unless `keep_going`: then it is kept in `errors`, what can be used is used, and
-    one pass over the data reports everything.
-
-    `declared` are the classes that each source declares, with their ids; `contents` the images that were decoded, by a
-    hash of their files.
-    """
-
-    keep_going: bool = False
-    found: dict[Cause, list[str]] = field(default_factory=lambda: defaultdict(list))
-    errors: list[Diagnostic] = field(default_factory=list)
-    declared: dict[str, dict[str, int]] = field(default_factory=dict)
-    contents: dict[bytes, Path] = field(default_factory=dict)
-
-    def add(self, kind: Kind, what: str, where: str, then: str = "") -> None:
-        """Notes one thing; an error among such things is raised by `settle`."""
-        self.found[Cause(kind, what, then)].append(where)
-
-    def fail(self, *errors: Diagnostic) -> None:
-        """Raises DiagnosticError with these and with what was found so far, or keeps these."""
-        if not self.keep_going:
-            raise DiagnosticError([*errors, *self.diagnostics()])
-        self.errors.extend(errors)
-
-    def settle(self) -> None:
-        """Raises DiagnosticError with the errors among what was found, unless they are kept."""
-        wrong = [cause.counted(places) for cause, places in self.found.items() if cause.kind.severity == "error"]
-        if wrong and not self.keep_going:
-            raise DiagnosticError(wrong)
-
-    def diagnostics(self) -> list[Diagnostic]:
-        """One diagnostic for each kind and cause, with its count."""
-        return [cause.counted(places) for cause, places in self.found.items()]
-
-
-def examples(places: Iterable[str]) -> list[str]:
-    """A few of the places, each once."""
-    return list(dict.fromkeys(places))[:EXAMPLES]
-
-
-def shown(name: str) -> str:
-    """A name out of a stranger's file as a terminal may show it: on one line, without control characters."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in name)
-
-
-@dataclass(frozen=True)
-class RawObject:
-    """An object as an annotation file has it; `box` is x1, y1, x2, y2 in pixels and may be nonsense.
-
-    `mask` is None where masks were not asked for, and says what is wrong where that is not a mask.
-    """
-
-    name: str
-    box: tuple[float, float, float, float]
-    area: float | None = None
-    ignored: bool = False
-    mask: Mask | str | None = None
-
-
-@dataclass(frozen=True)
-class Judged:
-    """What LVIS says of an image beside its objects, since it does not annotate every class in every image.
-
-    The names of classes that were looked for and are not there, and of those of which some objects may lack."""
-
-    absent: frozenset[str]
-    unfinished: frozenset[str]
-
-
-@dataclass(frozen=True)
-class RawImage:
-    """An image as an annotation file has it. `size` is None where it is not stated."""
-
-    path: Path
-    size: tuple[int, int] | None
-    objects: Sequence[RawObject]
-    number: int | None = None
-    judged: Judged | None = None
-    proposals: Proposals | None = None
-
-
-@dataclass(frozen=True)
-class RawSource:
-    """All of one source.
-
-    `names` are the classes it declares, with their ids, or None where it declares none; `masks` says whether those of
-    its objects were read.
-    """
-
-    where: str
-    images: Sequence[RawImage]
-    names: dict[str, int] | None
-    masks: bool = False
 
 
 def build_dataset(
@@ -235,6 +127,8 @@ def build_dataset(
     classes = _declared_names(sources, classes, findings) if isinstance(classes, int) else tuple(classes)
     category_ids = _match_classes(sources, classes, findings)
     raw = _once(sources, findings)
+    findings.listed.update(image.path for image in raw)
+    findings.folders.update(source.folder for source in sources if source.folder is not None)
     sizes = _image_sizes(raw, strict, decode, findings, watch)
     findings.settle()
     index = {name: number for number, name in enumerate(classes)}
@@ -251,7 +145,9 @@ def build_dataset(
         where = ", ".join(source.where for source in sources)
         summary = f"{where}: {len(images)} images, and no object of any class"
         findings.fail(NO_OBJECTS.at(None, summary))
-    return Dataset(classes, category_ids, tuple(images)), findings.diagnostics()
+    known = {name: frequency for source in sources for name, frequency in source.frequencies.items()}
+    frequencies = tuple(known.get(name, "") for name in classes) if known else ()
+    return Dataset(classes, category_ids, tuple(images), frequencies), findings.diagnostics()
 
 
 def classes_differ(trained: Dataset, other: Dataset) -> Diagnostic:
@@ -365,7 +261,7 @@ def _look(image: RawImage, decode: bool) -> _Look:
         return _Look(None, IMAGE_UNREADABLE, f"images unreadable ({problem})")
     if image.size is not None and image.size not in sizes:
         return _Look(None, SIZE_DISAGREES, "images of another size than their annotation says")
-    size = image.size or next(iter(sizes))
+    size = image.size or sizes[0]
     if not decode:
         return _Look(size)
     try:
@@ -381,6 +277,8 @@ def _annotated(
     raw: RawImage, number: int, size: tuple[int, int], index: dict[str, int], findings: Findings, wants_masks: bool
 ) -> AnnotatedImage:
     objects = [item for item in raw.objects if item.name in index]
+    if raw.relative:
+        objects = [_in_pixels(item, size) for item in objects]
     boxes = np.asarray([item.box for item in objects], np.float64).reshape(-1, 4)
     labels = np.asarray([index[item.name] for item in objects], np.int64)
     ignored = np.asarray([item.ignored for item in objects], bool)
@@ -432,4 +330,16 @@ def _annotated(
         raw.proposals,
         None if judged is None else frozenset(index[name] for name in judged.absent if name in index),
         frozenset() if judged is None else frozenset(index[name] for name in judged.unfinished if name in index),
+        raw.unlabelled,
     )
+
+
+def _in_pixels(item: RawObject, size: tuple[int, int]) -> RawObject:
+    """An object whose box, area and polygons are shares of an image of `size`, in its pixels."""
+    width, height = size
+    x1, y1, x2, y2 = item.box
+    mask = item.mask
+    if isinstance(mask, Polygons):
+        mask = Polygons(tuple(part * (width, height) for part in mask.parts))
+    area = None if item.area is None else item.area * width * height
+    return replace(item, box=(x1 * width, y1 * height, x2 * width, y2 * height), area=area, mask=mask)

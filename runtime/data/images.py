@@ -91,8 +91,8 @@ def is_file(path: Path) -> bool:
         return False
 
 
-def header_sizes(path: Path) -> set[tuple[int, int]]:
-    """The (width, height) of an image file, as stored and as a camera's mark turns it, without decoding pixels.
+def header_sizes(path: Path) -> tuple[tuple[int, int], ...]:
+    """The (width, height) of an image file, as a camera's mark turns it and then as stored, without decoding pixels.
 
     Raises:
         ImageProblem: no image, too large, or cut off.
@@ -113,7 +113,7 @@ def header_sizes(path: Path) -> set[tuple[int, int]]:
         raise ImageProblem(error.strerror or "not an image that can be read") from error
     if width * height > MOST_PIXELS:
         raise ImageProblem(f"{width} x {height} pixels are too many")
-    return {(width, height), (height, width)} if turned else {(width, height)}
+    return ((height, width), (width, height)) if turned else ((width, height),)
 
 
 @dataclass(frozen=True)

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from detc.dsl.catalogue.data import DATA_MISSING, MASKS_MISSING, PROPOSALS_MISSING
 from detc.dsl.catalogue.running import NO_SPLIT
 from detc.dsl.diagnostics import Diagnostic, DiagnosticError
+from detc.runtime.data.cityscapes import read_cityscapes
 from detc.runtime.data.coco import read_coco, read_lvis
-from detc.runtime.data.dataset import Dataset, Findings, RawSource, Watch, build_dataset, unwatched
+from detc.runtime.data.dataset import Dataset, Watch, build_dataset, unwatched
 from detc.runtime.data.proposals import Proposals, read_proposals
-from detc.runtime.data.settings import SPLITS, Coco, Data, Lvis, Source, Voc
+from detc.runtime.data.raw import Findings, RawSource
+from detc.runtime.data.settings import SPLITS, Cityscapes, Coco, Data, Lvis, Source, Voc, WiderFace, Yolo
 from detc.runtime.data.voc import read_voc
+from detc.runtime.data.wider_face import read_wider_face
+from detc.runtime.data.yolo import read_yolo
 
 
 def read_split(
@@ -47,7 +52,7 @@ def read_split(
     raw = []
     for source in sources:
         try:
-            read = read_source(source, root, masks, findings)
+            read = read_source(source, root, masks, settings.classes, findings)
         except DiagnosticError as error:
             findings.fail(*error)
             continue
@@ -62,25 +67,46 @@ def read_split(
     return dataset, [replace(warning, summary=f"{split}: {warning.summary}") for warning in warnings]
 
 
-def read_source(source: Source, root: Path, masks: bool, findings: Findings) -> RawSource:
-    """What a source's files have. Raises DiagnosticError where they cannot be read; `findings` gets their faults."""
-    if isinstance(source, Voc):
-        raw = read_voc(root / source.folder, source.split, findings)
-        if masks:
-            hint = (
-                "Pascal VOC's XML has boxes alone: put the data into COCO's form, with masks, and name it as Coco(...)"
-            )
-            findings.fail(MASKS_MISSING.at(None, f"{raw.where} has no masks", detail=hint))
-        return raw
-    read = read_lvis if isinstance(source, Lvis) else read_coco
-    raw = read(root / source.annotations, root / source.images, masks, findings)
+def read_source(source: Source, root: Path, masks: bool, classes: Sequence[str] | int, findings: Findings) -> RawSource:
+    """What a source's files have, of the spec's classes. `findings` gets their faults, and that masks are missing.
+
+    Raises:
+        DiagnosticError: what the reader of its form raises.
+    """
+    raw = read_files(source, root, masks, classes, findings)
+    if masks and not raw.masks:
+        hint = "these files have boxes alone: put the data into COCO's form, with masks, as Coco(...)"
+        findings.fail(MASKS_MISSING.at(None, f"{raw.where} has no masks", detail=hint))
     objects = [item for image in raw.images for item in image.objects]
-    if masks and objects and all(isinstance(item.mask, str) for item in objects):
+    if raw.masks and objects and all(isinstance(item.mask, str) for item in objects):
         problems = dict.fromkeys(str(item.mask) for item in objects)
-        hint = 'every annotation needs a "segmentation": polygons or run lengths'
+        hint = "every object needs a mask: polygons or run lengths in COCO's form, a polygon in YOLO's"
         notes = (f"its {len(objects)} objects are {', or '.join([*problems][:3])}",)
         findings.fail(MASKS_MISSING.at(None, f"{raw.where} has no usable mask", detail=hint, notes=notes))
     return raw
+
+
+def read_files(
+    source: Source, root: Path, masks: bool, classes: Sequence[str] | int | None, findings: Findings
+) -> RawSource:
+    """What a source's files have, with masks where they were asked for and its form has them.
+
+    `classes` name those of files that have their numbers alone.
+    """
+    match source:
+        case Lvis():
+            return read_lvis(root / source.annotations, root / source.images, masks, findings)
+        case Coco():
+            return read_coco(root / source.annotations, root / source.images, masks, findings)
+        case Voc():
+            return read_voc(root / source.folder, source.split, findings)
+        case Cityscapes():
+            return read_cityscapes(root / source.folder, source.split, masks, findings)
+        case WiderFace():
+            return read_wider_face(root / source.folder, source.split, source.smallest, findings)
+        case Yolo():
+            names = None if isinstance(classes, int) else classes
+            return read_yolo(root / source.folder, source.images, source.file, names, masks, findings)
 
 
 def _with_proposals(raw: RawSource, source: Source, root: Path, settings: Data) -> RawSource:

@@ -31,16 +31,43 @@ class Voc:
     folder: str = ""
 
 
-Source = Coco | Lvis | Voc
+@dataclass(frozen=True)
+class Cityscapes:
+    split: str
+    folder: str = ""
+
+
+@dataclass(frozen=True)
+class WiderFace:
+    split: str
+    folder: str = ""
+    smallest: float = 1
+
+    def __post_init__(self) -> None:
+        require(0 <= self.smallest <= 10_000, "smallest", "must be from 0 to 10000 pixels")
+
+
+@dataclass(frozen=True)
+class Yolo:
+    images: str
+    folder: str = ""
+    file: str | None = "data.yaml"
+
+    def __post_init__(self) -> None:
+        require(bool(self.images), "images", "must be a part of the file, a folder or a list")
+
+
+Source = Coco | Lvis | Voc | Cityscapes | WiderFace | Yolo
+SOURCES = (Coco, Lvis, Voc, Cityscapes, WiderFace, Yolo)
 
 
 @dataclass(frozen=True)
 class Data:
     classes: tuple[str, ...] | int
     root: str
-    train: tuple[Source, ...] = field(metadata=list_of(Coco, Lvis, Voc))
-    val: tuple[Source, ...] = field(metadata=list_of(Coco, Lvis, Voc))
-    test: tuple[Source, ...] = field(metadata=list_of(Coco, Lvis, Voc))
+    train: tuple[Source, ...] = field(metadata=list_of(*SOURCES))
+    val: tuple[Source, ...] = field(metadata=list_of(*SOURCES))
+    test: tuple[Source, ...] = field(metadata=list_of(*SOURCES))
     augment: tuple[Transform, ...] = field(metadata=list_of(*TRANSFORMS))
     resize: Resize = field(metadata=one_of(Resize))
     normalize: Normalize = field(metadata=one_of(Normalize))

@@ -16,9 +16,10 @@ import numpy as np
 from detc.dsl.catalogue.running import CANNOT_WRITE
 from detc.dsl.diagnostics import DiagnosticError
 from detc.runtime.data.affine import Affine
-from detc.runtime.data.dataset import AnnotatedImage, Dataset, shown
+from detc.runtime.data.dataset import AnnotatedImage, Dataset
 from detc.runtime.data.images import Unreadable, read_image
 from detc.runtime.data.masks import Mask, draw_mask
+from detc.runtime.data.raw import shown
 from detc.runtime.data.settings import Data
 from detc.runtime.files import write_whole
 from detc.runtime.pictures import draw_truth

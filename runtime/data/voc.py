@@ -4,23 +4,13 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import NoReturn
 from xml.etree import ElementTree
 
 from detc.dsl.catalogue.data import ANNOTATION_UNREADABLE, DATA_MISSING, PATH_OUTSIDE
-from detc.dsl.diagnostics import DiagnosticError, Kind
-from detc.runtime.data.dataset import Findings, RawImage, RawObject, RawSource
 from detc.runtime.data.images import SUFFIXES
+from detc.runtime.data.raw import Fault, Findings, RawImage, RawObject, RawSource, fail, must_be_there
 
 LARGEST_FILE = 32 << 20
-
-
-class _Fault(Exception):
-    """What is wrong with one annotation file, in words for a count of such, and which file it is."""
-
-    def __init__(self, kind: Kind, what: str, where: str) -> None:
-        super().__init__(what)
-        self.kind, self.what, self.where = kind, what, where
 
 
 def read_voc(folder: Path, split: str, findings: Findings | None = None) -> RawSource:
@@ -33,25 +23,22 @@ def read_voc(folder: Path, split: str, findings: Findings | None = None) -> RawS
     Raises:
         DiagnosticError: data-missing, annotation-unreadable, path-outside.
     """
-    listing = folder / "ImageSets" / "Main" / f"{split}.txt"
-    for path, there in ((listing, listing.is_file()), (folder / "JPEGImages", (folder / "JPEGImages").is_dir())):
-        if not there:
-            hint = "--data ROOT on the command line says where the data lies"
-            raise DiagnosticError(DATA_MISSING.at(None, f"{path} is not there", detail=hint))
-    files = {path.stem: path for path in sorted((folder / "JPEGImages").iterdir()) if path.suffix.lower() in SUFFIXES}
+    listing, place = folder / "ImageSets" / "Main" / f"{split}.txt", folder / "JPEGImages"
+    must_be_there((listing, listing.is_file()), (place, place.is_dir()))
+    files = {path.stem: path for path in sorted(place.iterdir()) if path.suffix.lower() in SUFFIXES}
     try:
         names = [line.split()[0] for line in listing.read_text("utf-8").splitlines() if line.strip()]
     except UnicodeDecodeError as error:
-        _fail(ANNOTATION_UNREADABLE, listing, f"not text ({error})")
+        fail(ANNOTATION_UNREADABLE, listing, f"not text ({error})")
     findings = findings or Findings()
     images = []
     for name in names:
         try:
             images.append(_image(folder, name, files))
-        except _Fault as fault:
+        except Fault as fault:
             findings.add(fault.kind, f"{listing}: {fault.what}", fault.where)
     findings.settle()
-    return RawSource(str(listing), images, None)
+    return RawSource(str(listing), images, None, folder=place)
 
 
 class _WithoutDoctype(ElementTree.TreeBuilder):
@@ -63,7 +50,7 @@ class _WithoutDoctype(ElementTree.TreeBuilder):
 
 def _image(folder: Path, name: str, files: dict[str, Path]) -> RawImage:
     if Path(name).name != name or "\0" in name:
-        raise _Fault(PATH_OUTSIDE, "images named outside JPEGImages", repr(name[:80]))
+        raise Fault(PATH_OUTSIDE, "images named outside JPEGImages", repr(name[:80]))
     path = folder / "Annotations" / f"{name}.xml"
     root = _parse(path)
     objects = [_object(item, path) for item in root.findall("object")]
@@ -76,23 +63,23 @@ def _image(folder: Path, name: str, files: dict[str, Path]) -> RawImage:
 def _parse(path: Path) -> ElementTree.Element:
     try:
         if path.stat().st_size > LARGEST_FILE:
-            raise _Fault(ANNOTATION_UNREADABLE, "annotation files larger than 32 MiB", path.name)
+            raise Fault(ANNOTATION_UNREADABLE, "annotation files larger than 32 MiB", path.name)
         parser = ElementTree.XMLParser(target=_WithoutDoctype())
         return ElementTree.fromstring(path.read_bytes(), parser)
     except FileNotFoundError:
-        raise _Fault(DATA_MISSING, "annotation files missing", str(path)) from None
+        raise Fault(DATA_MISSING, "annotation files missing", str(path)) from None
     except OSError as error:
         what = f"annotation files that cannot be read ({error.strerror})"
-        raise _Fault(ANNOTATION_UNREADABLE, what, path.name) from None
+        raise Fault(ANNOTATION_UNREADABLE, what, path.name) from None
     except (ElementTree.ParseError, ValueError, LookupError) as error:
         what = "annotation files that are not XML that can be read"
-        raise _Fault(ANNOTATION_UNREADABLE, what, f"{path.name} ({error})") from None
+        raise Fault(ANNOTATION_UNREADABLE, what, f"{path.name} ({error})") from None
 
 
 def _object(item: ElementTree.Element, path: Path) -> RawObject:
     name = item.findtext("name", "").strip()
     if not name:
-        raise _Fault(ANNOTATION_UNREADABLE, "annotation files with an object without a name", path.name)
+        raise Fault(ANNOTATION_UNREADABLE, "annotation files with an object without a name", path.name)
     xmin, ymin, xmax, ymax = (_number(item.find(f"bndbox/{side}")) for side in ("xmin", "ymin", "xmax", "ymax"))
     box = (xmin - 1, ymin - 1, xmax, ymax)
     if xmax <= xmin or ymax <= ymin:
@@ -106,7 +93,3 @@ def _number(element: ElementTree.Element | None) -> float:
         return float(element.text) if element is not None and element.text else math.nan
     except ValueError:
         return math.nan
-
-
-def _fail(kind: Kind, path: Path, reason: str) -> NoReturn:
-    raise DiagnosticError(kind.at(None, f"{path}: {reason}"))

@@ -315,7 +315,7 @@ def test_what_tells_no_classes_apart_is_measured_and_written_as_proposals(tmp_pa
     assert detections.classes.tolist() == [0, 0]
     made = {1: detections, 2: detections}
     names = write_evaluation(
-        tmp_path, Measured(evaluation_of(DATASET, made, False, [], tmp_path), DATASET, made, tells_classes=False)
+        tmp_path, Measured(evaluation_of(DATASET, made, False, []), DATASET, made, tells_classes=False)
     )
     assert names == ["metrics.json", "truth.json", "results.json", "proposals.npz"]
     sizes = {i.number: i.size for i in DATASET.images}

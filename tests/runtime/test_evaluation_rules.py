@@ -15,7 +15,6 @@ from detc.runtime.data.dataset import Dataset, build_dataset
 from detc.runtime.data.settings import Coco, Lvis, Voc
 from detc.runtime.data.voc import read_voc
 from detc.runtime.evaluate import by_their_own_rules, coco_metrics
-from detc.runtime.evaluation.frequency import class_frequencies
 from detc.runtime.evaluation.voc import VocFigures, voc_figures, voc_mean
 
 FAR: Box = [400, 400, 440, 440]
@@ -91,10 +90,10 @@ def test_vocs_figures_are_there_for_voc_data_alone(tmp_path: Path):
         for i in dataset.images
     }
     plain = coco_metrics(dataset, made)
-    evaluation = by_their_own_rules(plain, [Voc("test", "voc")], tmp_path, dataset, made)
+    evaluation = by_their_own_rules(plain, [Voc("test", "voc")], dataset, made)
     assert evaluation.metrics["VOC_AP50"] == evaluation.metrics["VOC07_AP50"] == 1
     assert [row["VOC07_AP50"] for row in evaluation.as_json()["classes"]] == [1, 1]
-    assert by_their_own_rules(plain, [Voc("test"), Coco("a", "b")], tmp_path, dataset, made) == plain
+    assert by_their_own_rules(plain, [Voc("test"), Coco("a", "b")], dataset, made) == plain
     assert "VOC_AP50" not in plain.as_json()["classes"][0]
 
 
@@ -125,7 +124,10 @@ def lvis(root: Path, **fields: list) -> Path:
     ],
 )
 def test_frequencies_are_as_stated_or_counted(tmp_path, fields, expected):
-    assert class_frequencies(lvis(tmp_path, **fields)) == expected
+    raw = read_lvis(lvis(tmp_path, **fields), tmp_path / "images")
+    assert raw.frequencies == expected
+    dataset, _ = build_dataset([raw], CLASSES, strict=True)
+    assert dataset.frequencies == (tuple(expected.get(name, "") for name in CLASSES) if expected else ())
 
 
 def test_lvis_has_a_figure_for_each_frequency(tmp_path):
@@ -138,16 +140,16 @@ def test_lvis_has_a_figure_for_each_frequency(tmp_path):
         for i in dataset.images
     }
     plain = coco_metrics(dataset, made)
-    evaluation = by_their_own_rules(plain, [Lvis("annotations.json", "images")], tmp_path, dataset, made)
+    evaluation = by_their_own_rules(plain, [Lvis("annotations.json", "images")], dataset, made)
     assert evaluation.metrics["APr"] == pytest.approx(1)
     assert evaluation.metrics["APf"] == 0
     assert math.isnan(evaluation.metrics["APc"])
     assert [row["frequency"] for row in evaluation.as_json()["classes"]] == ["rare", "frequent"]
-    assert by_their_own_rules(plain, [Coco("annotations.json", "images")], tmp_path, dataset, made) == plain
+    assert by_their_own_rules(plain, [Coco("annotations.json", "images")], dataset, made) == plain
 
 
 def test_lvis_without_frequencies_has_coco_s_figures(tmp_path):
     path = lvis(tmp_path)
     dataset, _ = build_dataset([read_coco(path, tmp_path / "images")], CLASSES, strict=True)
     plain = coco_metrics(dataset, {})
-    assert by_their_own_rules(plain, [Lvis("annotations.json", "images")], tmp_path, dataset, {}) == plain
+    assert by_their_own_rules(plain, [Lvis("annotations.json", "images")], dataset, {}) == plain

@@ -200,6 +200,6 @@ def _print_finding(console: Console, finding: Finding) -> None:
 
 
 def _shown(text: str) -> str:
-    from detc.runtime.data.dataset import shown
+    from detc.runtime.data.raw import shown
 
     return shown(text)

@@ -1,0 +1,393 @@
+"""Cityscapes, WIDER FACE and YOLO's text, read as downloaded."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from downloaded import CAR, CARAVAN, cityscapes, cityscapes_image, street, wider_face, write_image, yolo
+from drawn import voc_data
+from PIL import Image
+
+import detc
+from detc.compiler.values import Record
+from detc.dsl.diagnostics import DiagnosticError
+from detc.runtime.data.cityscapes import NUMBERS, read_cityscapes
+from detc.runtime.data.dataset import Dataset, build_dataset
+from detc.runtime.data.images import read_image
+from detc.runtime.data.masks import bitmap, run_lengths
+from detc.runtime.data.raw import RawImage
+from detc.runtime.data.reading import read_split
+from detc.runtime.data.settings import Cityscapes, WiderFace, Yolo, data_settings
+from detc.runtime.data.wider_face import read_wider_face
+from detc.runtime.data.yolo import read_yolo
+
+CITY = tuple(NUMBERS)
+
+
+def slugs(error: pytest.ExceptionInfo[DiagnosticError]) -> list[str]:
+    return [diagnostic.kind.slug for diagnostic in error.value]
+
+
+def text(error: pytest.ExceptionInfo[DiagnosticError]) -> str:
+    return "\n".join(f"{d.summary} {d.detail} {d.notes}" for d in error.value)
+
+
+# ---- Cityscapes
+
+
+def test_cityscapes_instances_are_what_can_be_seen_of_them(tmp_path):
+    raw = read_cityscapes(cityscapes(tmp_path, train=2), "train", masks=True)
+    dataset, warnings = build_dataset([raw], CITY, strict=True)
+    assert not [w for w in warnings if w.kind.slug != "unused-class"]
+    image = dataset.images[0]
+    assert image.path == tmp_path / "leftImg8bit/train/traintown/traintown_000000_000019_leftImg8bit.png"
+    pixels = street()
+    found = {}
+    for row, label in enumerate(image.labels):
+        mask = image.masks[row]
+        found[dataset.classes[label], bool(image.ignored[row])] = image.boxes[row].tolist()
+        drawn = bitmap(run_lengths(mask, image.size))
+        assert image.areas[row] == drawn.sum()
+        x1, y1, x2, y2 = image.boxes[row].astype(int)
+        rows, columns = np.nonzero(drawn)
+        assert (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1) == (x1, y1, x2, y2)
+    # The second car hides the lower right part of the first.
+    assert found == {("car", False): [20, 10, 45, 25], ("person", True): [0, 30, 12, 40]}
+    assert image.boxes.tolist()[1] == [10, 5, 30, 20]
+    assert image.areas.tolist() == [120, 15 * 20 - 10 * 10, 15 * 25]
+    assert (bitmap(run_lengths(image.unlabelled, image.size)) == (pixels == 3)).all()
+    assert dataset.category_ids[dataset.classes.index("bicycle")] == 33
+
+
+def test_cityscapes_masks_are_read_where_they_are_needed(tmp_path):
+    raw = read_cityscapes(cityscapes(tmp_path, val=1), "val")
+    assert {item.mask for item in raw.images[0].objects} == {None}
+    assert raw.images[0].unlabelled is None
+    assert [item.box for item in raw.images[0].objects][1] == (10, 5, 30, 20)
+
+
+def test_a_stretch_over_two_columns_has_the_box_of_both(tmp_path):
+    pixels = np.full((8, 6), 7)
+    pixels[6:, 2] = pixels[:2, 3] = CAR * 1000  # one stretch down the columns
+    pixels[3, 5] = CARAVAN * 1000
+    cityscapes_image(tmp_path, "train", "aachen_000000_000019", pixels)
+    (image,) = read_cityscapes(tmp_path, "train", masks=True).images
+    (car,) = image.objects
+    assert car.box == (2, 0, 4, 8)
+    assert (bitmap(run_lengths(car.mask, (6, 8))) == (pixels == CAR * 1000)).all()
+    assert not bitmap(
+        run_lengths(image.unlabelled, (6, 8))
+    ).any()  # as officially, an instance of a caravan is not void
+
+
+def test_faulty_cityscapes_files_are_all_named(tmp_path):
+    cityscapes(tmp_path, train=4)
+    truth = tmp_path / "gtFine/train/traintown"
+    files = sorted(truth.iterdir())
+    Image.fromarray(np.full((40, 60), 40_000, np.uint16)).save(files[0])
+    Image.fromarray(np.zeros((40, 60, 3), np.uint8)).save(files[1])
+    files[2].write_bytes(files[2].read_bytes()[:-30])
+    with pytest.raises(DiagnosticError) as error:
+        read_cityscapes(tmp_path, "train")
+    assert slugs(error) == ["annotation-unreadable"] * 3
+    for word in ("40000", "RGB", "cut off", *(file.name for file in files[:3])):
+        assert word in text(error)
+    with pytest.raises(DiagnosticError) as error:
+        read_cityscapes(tmp_path, "val")
+    assert slugs(error) == ["data-missing"]
+
+
+def test_a_city_image_that_is_missing_or_of_another_size_stops_an_evaluation(tmp_path):
+    cityscapes(tmp_path, val=3)
+    images = sorted((tmp_path / "leftImg8bit/val/valtown").iterdir())
+    images[0].unlink()
+    write_image(images[1], 30, 20)
+    raw = read_cityscapes(tmp_path, "val")
+    with pytest.raises(DiagnosticError) as error:
+        build_dataset([raw], CITY, strict=True)
+    assert slugs(error) == ["image-missing", "size-disagrees"]
+    dataset, _ = build_dataset([raw], CITY, strict=False)
+    assert len(dataset.images) == 1
+
+
+# ---- WIDER FACE
+
+FACES = {
+    "0--Parade/a.jpg": ["2", "10 20 30 24 0 0 0 0 0 0", "50 5 12 18 2 0 0 1 2 1"],
+    "0--Parade/b.jpg": ["0", "0 0 0 0 0 0 0 0 0 0"],
+    "1--Handshaking/c.jpg": ["3", "1 1 16 30 0 0 0 0 0 0", "30 30 0 10 2 0 0 0 2 0", "40 40 17 17 0 0 0 0 0 0"],
+}
+
+
+def test_wider_face_ignores_what_is_invalid_or_small(tmp_path):
+    raw = read_wider_face(wider_face(tmp_path, "train", FACES), "train", smallest=17)
+    dataset, warnings = build_dataset([raw], ("face",), strict=True)
+    first, empty, last = dataset.images
+    assert first.path == tmp_path / "WIDER_train/images/0--Parade/a.jpg"
+    assert first.boxes.tolist() == [[10, 20, 40, 44], [50, 5, 62, 23]]
+    assert first.ignored.tolist() == [False, True]
+    assert len(empty.boxes) == 0
+    assert last.boxes.tolist() == [[1, 1, 17, 31], [40, 40, 57, 57]]
+    assert last.ignored.tolist() == [True, False]
+    assert [(w.kind.slug, w.summary) for w in warnings] == [("bad-box", "boxes without an area, left out: 1")]
+    # Without a limit, only what is marked as invalid is ignored.
+    dataset, _ = build_dataset([read_wider_face(tmp_path, "train")], ("face",), strict=True)
+    assert [image.ignored.tolist() for image in dataset.images] == [[False, True], [], [False, False]]
+
+
+@pytest.mark.parametrize(
+    ("name", "rows", "slug", "word"),
+    [
+        ("0--Parade/x.jpg", ["2", "1 1 9 9 0 0 0 0 0 0"], "annotation-unreadable", "another number of faces"),
+        ("0--Parade/x.jpg", [], "annotation-unreadable", "another number of faces"),
+        ("0--Parade/x.jpg", ["many", "1 1 9 9 0 0 0 0 0 0"], "annotation-unreadable", "another number of faces"),
+        ("0--Parade/x.jpg", ["1", "1 1 9 9"], "annotation-unreadable", "six marks"),
+        ("0--Parade/x.jpg", ["1", "1 1 nan 9 0 0 0 0 0 0"], "annotation-unreadable", "six marks"),
+        ("0--Parade/x.jpg", ["0", "1 1 9 9 0 0 0 0 0 0"], "annotation-unreadable", "another number of faces"),
+        ("../../x.jpg", ["1", "1 1 9 9 0 0 0 0 0 0"], "path-outside", "outside"),
+    ],
+)
+def test_a_faulty_entry_of_wider_face_leaves_the_others(tmp_path, name, rows, slug, word):
+    wider_face(tmp_path / "data", "val", FACES)
+    listing = tmp_path / "data/wider_face_split/wider_face_val_bbx_gt.txt"
+    lines = listing.read_text().splitlines()
+    listing.write_text("\n".join([*lines[:4], name, *rows, *lines[4:]]))
+    with pytest.raises(DiagnosticError) as error:
+        read_wider_face(tmp_path / "data", "val")
+    assert slugs(error) == [slug]
+    assert word in text(error)
+    assert ": 1 " in text(error)
+    assert name in text(error)
+
+
+def test_wider_face_has_no_masks_and_one_class(tmp_path):
+    wider_face(tmp_path, "train", FACES)
+    source = (Record("WiderFace", {"split": "train", "folder": "", "smallest": 17.0}),)
+    settings = data_settings(voc_data(classes=("face",), train=source))
+    assert settings.train == (WiderFace("train", "", 17.0),)
+    assert len(read_split(settings, "train", tmp_path, strict=False)[0].images) == 3
+    with pytest.raises(DiagnosticError) as error:
+        read_split(settings, "train", tmp_path, strict=False, masks=True)
+    assert slugs(error) == ["masks-missing"]
+    with pytest.raises(DiagnosticError) as error:
+        read_split(data_settings(voc_data(classes=("Face",), train=source)), "train", tmp_path, strict=False)
+    assert slugs(error) == ["classes-mismatch"]
+    assert 'did you mean "face"?' in text(error)
+
+
+# ---- YOLO
+
+DESCRIPTION = "path: ../datasets/pets\ntrain: images/train\nval: images/val\nnames:\n  0: cat\n  1: dog\n"
+LABELS = {
+    "images/train/a.jpg": "0 0.5 0.5 0.25 0.5\n1 0.25 0.25 0.5 0.5\n",
+    "images/train/b.png": "1 0.1 0.1 0.5 0.1 0.5 0.9\n",
+    "images/train/more/c.jpg": None,
+    "images/val/d.jpg": "\n0 1 1 0.25 0.25\n",
+}
+
+
+def read_pets(root: Path, images: str = "train", masks: bool = False, **options: object) -> Dataset:
+    raw = read_yolo(root, images, masks=masks, **options)
+    return build_dataset([raw], ("dog", "cat"), strict=True)[0]
+
+
+def test_yolo_s_shares_become_pixels(tmp_path):
+    dataset = read_pets(yolo(tmp_path, DESCRIPTION, LABELS), masks=True)
+    assert [image.path.relative_to(tmp_path).as_posix() for image in dataset.images] == [*LABELS][:3]
+    boxes, polygon, none = dataset.images
+    assert boxes.size == (96, 64)
+    assert boxes.boxes.tolist() == [[36, 16, 60, 48], [0, 0, 48, 32]]
+    # By name: the spec's order is another than the file's.
+    assert [dataset.classes[label] for label in boxes.labels] == ["cat", "dog"]
+    assert dataset.category_ids == (2, 1)
+    assert boxes.areas.tolist() == [24 * 32, 48 * 32]
+    np.testing.assert_allclose(polygon.boxes, [[9.6, 6.4, 48, 57.6]])
+    np.testing.assert_allclose(polygon.areas, [38.4 * 51.2 / 2])
+    np.testing.assert_allclose(polygon.masks[0].parts[0], [[9.6, 6.4], [48, 6.4], [48, 57.6]])
+    assert len(none.boxes) == 0
+    assert boxes.masks == (None, None)
+    (image,) = read_pets(tmp_path, "val").images
+    assert image.boxes.tolist() == [[84, 56, 108, 72]]  # cut at the border in training
+    assert image.trained()[0].tolist() == [[84, 56, 96, 64]]
+
+
+@pytest.mark.parametrize(
+    ("description", "images", "labels"),
+    [
+        ("train: ../train/images\nnc: 2\nnames: ['cat', 'dog']", "train", "train/images/a.jpg"),  # Roboflow
+        ("train: [images/one, images/two]\nnames: [cat, dog]", "train", "images/two/a.jpg"),
+        ("path: pets\ntrain: images\nnames: [cat, dog]", "train", "pets/images/a.jpg"),
+        ("train: list.txt\nnames: [cat, dog]", "train", "images/a.jpg"),
+        ("names: [cat, dog]", "images/train", "images/train/a.jpg"),
+        ("names: [cat, dog]", "photos", "photos/a.jpg"),  # labels beside the images, as darknet has them
+    ],
+)
+def test_the_layouts_that_tools_write(tmp_path, description, images, labels):
+    yolo(tmp_path, description, {labels: "1 0.5 0.5 0.5 0.5"})
+    (tmp_path / "images/one").mkdir(parents=True, exist_ok=True)
+    (tmp_path / "list.txt").write_text("./images/a.jpg\n")
+    (image,) = read_pets(tmp_path, images).images
+    assert image.path == tmp_path / labels
+    assert image.boxes.tolist() == [[24, 16, 72, 48]]
+
+
+def test_class_names_may_lie_in_a_text_or_in_the_spec_alone(tmp_path):
+    yolo(tmp_path, None, {"images/a.jpg": "1 0.5 0.5 0.5 0.5\n0 0.5 0.5 0.25 0.25"})
+    (tmp_path / "classes.txt").write_text("cat\ndog\n")
+    (tmp_path / "labels/classes.txt").write_text("cat\ndog\n")
+    by_text = read_pets(tmp_path, "images", file="classes.txt")
+    assert by_text.images[0].labels.tolist() == [0, 1]
+    source = (Record("Yolo", {"images": "images", "folder": "", "file": None}),)
+    settings = data_settings(voc_data(classes=("cat", "dog"), train=source))
+    assert settings.train == (Yolo("images", "", None),)
+    dataset, _ = read_split(settings, "train", tmp_path, strict=True)
+    assert dataset.images[0].labels.tolist() == [1, 0]
+    with pytest.raises(DiagnosticError) as error:
+        read_split(data_settings(voc_data(classes=("cat",), train=source)), "train", tmp_path, strict=True)
+    assert slugs(error) == ["classes-mismatch"]
+    assert "a.txt:1 (class 1)" in text(error)
+
+
+def test_class_names_are_text_whatever_yaml_makes_of_them(tmp_path):
+    names = "names:\n  0: no\n  1: 1.10\n  7: '007'\n"
+    raw = read_yolo(yolo(tmp_path, "train: images\n" + names, {"images/a.jpg": "7 0.5 0.5 0.5 0.5"}), "train")
+    assert raw.names == {"no": 1, "1.10": 2, "007": 8}
+    assert raw.images[0].objects[0].name == "007"
+
+
+def test_keypoints_after_a_box_are_left_aside(tmp_path):
+    description = "train: images\nkpt_shape: [2, 3]\nnames: [dog, cat]"
+    raw = read_yolo(yolo(tmp_path, description, {"images/a.jpg": "0 0.5 0.5 0.5 0.5 0.1 0.1 2 0.2 0.2 1"}), "train")
+    assert raw.images[0].objects[0].box == (0.25, 0.25, 0.75, 0.75)
+
+
+@pytest.mark.parametrize(
+    ("row", "slug", "word"),
+    [
+        ("2 0.5 0.5 0.5 0.5", "classes-mismatch", "classes 0 to 1"),
+        ("-1 0.5 0.5 0.5 0.5", "annotation-unreadable", "whole number"),
+        ("0.5 0.5 0.5 0.5 0.5", "annotation-unreadable", "whole number"),
+        ("nan 0.5 0.5 0.5 0.5", "annotation-unreadable", "whole number"),
+        ("cat 0.5 0.5 0.5 0.5", "annotation-unreadable", "not numbers"),
+        ("0 48 32 10 10", "annotation-unreadable", "outside 0 to 1"),
+        ("0 0.5 nan 0.5 0.5", "annotation-unreadable", "outside 0 to 1"),
+        ("0 0.5 0.5 0.5", "annotation-unreadable", "neither"),
+        ("0 0.5 0.5 0.5 0.5 0.9", "annotation-unreadable", "neither"),  # a prediction, with its score
+        ("0 0.1 0.1 0.5 0.1 0.5 0.9 0.2", "annotation-unreadable", "neither"),
+        ("0", "annotation-unreadable", "neither"),
+    ],
+)
+def test_faulty_rows_are_named_by_file_and_line(tmp_path, row, slug, word):
+    yolo(tmp_path, DESCRIPTION, {**LABELS, "images/train/z.jpg": f"0 0.5 0.5 0.5 0.5\n{row}\n"})
+    with pytest.raises(DiagnosticError) as error:
+        read_pets(tmp_path)
+    assert slugs(error) == [slug]
+    assert word in text(error)
+    assert "z.txt:2" in text(error)
+
+
+def test_labels_without_an_image_are_images_that_are_missing(tmp_path):
+    yolo(tmp_path, DESCRIPTION, LABELS)
+    (tmp_path / "images/train/a.jpg").unlink()
+    (tmp_path / "images/train/._b.png").write_bytes(b"of a Macintosh")
+    with pytest.raises(DiagnosticError) as error:
+        read_pets(tmp_path)
+    assert slugs(error) == ["image-missing"]
+    assert "a.jpg" in text(error)
+
+
+@pytest.mark.parametrize(
+    ("description", "slug", "word"),
+    [
+        ("train: /etc\nnames: [cat, dog]", "path-outside", "/etc"),
+        ("train: ../../etc\nnames: [cat, dog]", "path-outside", "../../etc"),
+        ("train: outside.txt\nnames: [cat, dog]", "path-outside", "/etc/passwd.jpg"),
+        ("train: nowhere\nnames: [cat, dog]", "data-missing", "nowhere is not there"),
+        ("train: {a: b}\nnames: [cat, dog]", "annotation-unreadable", "neither a path"),
+        ("train: images\nnames: [cat, cat]", "duplicate-id", "cat"),
+        ("train: images\nnc: 3\nnames: [cat, dog]", "classes-mismatch", "nc: 3"),
+        ("train: images\nnames: [cat, [dog]]", "annotation-unreadable", '"names"'),
+        ("train: images\nnames: {x: cat}", "annotation-unreadable", "not the number"),
+        ("train: images\nnames: {? [a] : cat}", "annotation-unreadable", "not YAML"),
+        ("train: images\nnames: []", "annotation-unreadable", "no class names"),
+        ("train: images", "annotation-unreadable", '"names"'),
+        ("- a\n- b", "annotation-unreadable", "not a mapping"),
+        ("names: [cat", "annotation-unreadable", "not YAML"),
+        ("names: !!python/object/apply:os.abort [echo]", "data-missing", "train is not there"),
+        ("names: &a [*a]", "annotation-unreadable", "not YAML"),
+        ("[" * 3000, "annotation-unreadable", "not YAML"),
+        ("a: &a [x, x]\nb: &b [*a, *a]\nnames: [*b, *b]", "annotation-unreadable", '"names"'),
+    ],
+)
+def test_a_stranger_s_yaml_is_no_danger(tmp_path, description, slug, word):
+    root = yolo(tmp_path / "data", description, {"images/a.jpg": "1 0.5 0.5 0.5 0.5"})
+    (root / "outside.txt").write_text("./images/a.jpg\n/etc/passwd.jpg\n../../../etc/passwd.jpg\n")
+    with pytest.raises(DiagnosticError) as error:
+        read_yolo(root, "train")
+    assert slugs(error) == [slug]
+    assert word in text(error)
+
+
+def test_misspelt_classes_show_both_lists(tmp_path):
+    yolo(tmp_path, DESCRIPTION, LABELS)
+    with pytest.raises(DiagnosticError) as error:
+        build_dataset([read_yolo(tmp_path, "train")], ("cat", "dgo"), strict=False)
+    assert slugs(error) == ["classes-mismatch"]
+    assert "the spec's classes: cat, dgo" in text(error)
+    assert "the annotations': cat, dog" in text(error)
+    assert 'did you mean "dog"?' in text(error)
+
+
+def test_a_picture_that_a_camera_turned_is_labelled_as_it_is_seen(tmp_path):
+    yolo(tmp_path, "train: images\nnames: [dog, cat]", {"images/a.jpg": "0 0.5 0.5 0.5 0.25"})
+    path = tmp_path / "images/a.jpg"
+    with Image.open(path) as image:
+        mark = Image.Exif()
+        mark[0x0112] = 6
+        image.save(path, exif=mark)
+    (image,) = read_pets(tmp_path).images
+    assert image.size == (64, 96)
+    assert image.boxes.tolist() == [[16, 36, 48, 60]]
+    assert read_image(image.path, image.size).shape == (96, 64, 3)
+
+
+SPEC = """
+import retinanet_r50_fpn_1x from "retinanet.det"
+import cityscapes_instance, wider_face, yolo, Yolo from "lib/data.det"
+
+detector city  = retinanet_r50_fpn_1x with { data = cityscapes_instance(root = "city") }
+detector face  = retinanet_r50_fpn_1x with { data = wider_face(root = "face") }
+detector pets  = retinanet_r50_fpn_1x with { data = yolo(["cat", "dog"], root = "pets") }
+detector plain = retinanet_r50_fpn_1x with {
+    data = yolo(["cat", "dog"], root = "pets", file = none)
+    data.train = [Yolo("images/train", file = none)]
+}
+"""
+
+
+def test_specs_name_these_forms(tmp_path):
+    (tmp_path / "mine.det").write_text(SPEC)
+    cityscapes(tmp_path / "city", train=1, val=2)
+    wider_face(tmp_path / "face", "train", FACES)
+    yolo(tmp_path / "pets", DESCRIPTION, LABELS)
+    found = {}
+    for name in ("city", "face", "pets", "plain"):
+        settings = data_settings(detc.load(tmp_path / "mine.det", name).data)
+        dataset, _ = read_split(settings, "train", tmp_path / settings.root, strict=False)
+        found[name] = (type(settings.train[0]), len(dataset.images), dataset.counts()[:3])
+    assert found == {
+        "city": (Cityscapes, 1, [1, 0, 2]),
+        "face": (WiderFace, 3, [4]),
+        "pets": (Yolo, 3, [1, 2]),
+        "plain": (Yolo, 3, [1, 2]),
+    }
+
+
+def test_images_are_plain_data(tmp_path):
+    """What is read does not keep files open, and boxes of relative images stay shares until their size is known."""
+    (image,) = read_yolo(yolo(tmp_path, DESCRIPTION, {"images/val/d.jpg": "0 0.5 0.5 1 1"}), "val").images
+    assert isinstance(image, RawImage)
+    assert json.dumps(image.objects[0].box) == "[0.0, 0.0, 1.0, 1.0]"
