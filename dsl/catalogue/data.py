@@ -62,9 +62,9 @@ ANNOTATION_UNREADABLE = Kind(
     "E0604",
     "annotation-unreadable",
     """
-An annotation file is not what its source says it is: it is cut off, is not JSON, XML, YAML or an image, lacks a required
-entry, has numbers that cannot be (shares of an image outside 0 to 1), declares a document type (never needed, and a way to
-exhaust memory), or is larger than any real one.
+An annotation file is not what its source says it is: it is cut off, is not JSON, XML, YAML or an image, lacks a
+required entry, has numbers that cannot be (shares of an image outside 0 to 1), declares a document type (never needed,
+and a way to exhaust memory), or is larger than any real one.
 
 Wrong, a COCO file without its images:
 
@@ -231,8 +231,8 @@ MASKS_MISSING = Kind(
     """
 The detector trains or finds masks, and a source of its data has none.
 
-Pascal VOC's XML files and WIDER FACE's lists have boxes alone. A file in COCO's form has a mask in the "segmentation" of
-each annotation: polygons, or run lengths. Labels in YOLO's form have one where a line is a polygon.
+Pascal VOC's XML files and WIDER FACE's lists have boxes alone. A file in COCO's form has a mask in the "segmentation"
+of each annotation: polygons, or run lengths. Labels in YOLO's form have one where a line is a polygon.
 
 Wrong, for a detector with a mask head:
 
