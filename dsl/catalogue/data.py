@@ -363,12 +363,29 @@ DATA_UNRECOGNISED = Kind(
     "E0625",
     "data-unrecognised",
     """
-What was given as data is neither a file or folder in COCO's or LVIS's JSON form nor a folder in Pascal VOC's layout.
+What was given as data is in none of the forms that detc knows by what lies there.
 
-COCO and LVIS: a JSON file with "images", "annotations" and "categories", or a folder with such files, in it or in its
-folder annotations/. Pascal VOC: a folder with JPEGImages/, Annotations/ and lists in ImageSets/Main/.
+COCO, LVIS, DeepFashion: a JSON file with "images", "annotations" and "categories", or a folder with such files, in it
+or in its folder annotations/ or Anno/segmentation/. Pascal VOC: a folder with JPEGImages/, Annotations/ and lists in
+ImageSets/Main/. Cityscapes: a folder with leftImg8bit/ and gtFine/. WIDER FACE: a folder with wider_face_split/ and
+WIDER_train/. YOLO: a YAML file with "names" and "train" or "val", a folder with one, or folders images/ and labels/.
 
 Wrong: detc data check pets/JPEGImages
 Right: detc data check pets
 """,
+)
+
+IMAGE_UNLISTED = Kind(
+    "E0626",
+    "image-unlisted",
+    """
+Images lie in a folder of the data, and no annotation file or list says anything of them. Nothing uses them. Where they
+show no object, and are to say so, they belong into the list; otherwise they may have been forgotten.
+
+Lists of LVIS, and lists of images in YOLO's form, are meant to be of a part of the images, and are not compared.
+
+Wrong, where photographs were added to pets/JPEGImages: lists as they were before.
+Right: the names of the new ones in pets/ImageSets/Main/train.txt, with annotations.
+""",
+    severity="warning",
 )

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from detc.dsl.catalogue.data import IDS_WITH_GAPS, IMAGE_EMPTY, NO_OBJECTS, SPLITS_OVERLAP, UNUSED_CLASS
+from detc.dsl.catalogue.data import IDS_WITH_GAPS, IMAGE_EMPTY, IMAGE_UNLISTED, NO_OBJECTS, SPLITS_OVERLAP, UNUSED_CLASS
 from detc.dsl.diagnostics import Diagnostic, DiagnosticError
 from detc.runtime.data.dataset import AnnotatedImage, Dataset, Watch, build_dataset, classes_differ, unwatched
+from detc.runtime.data.images import images_below
 from detc.runtime.data.masks import NO_MASK
 from detc.runtime.data.raw import Findings, RawSource, examples, shown
 from detc.runtime.data.reading import read_files, read_split
@@ -76,8 +77,8 @@ class Finding:
 class PartReport:
     """What a part of the data has, and what is wrong with it.
 
-    `images` are those that can be used, of which `empty` have no object to train on; `ignored` counts crowds and
-    difficult objects. `taken_for` says as what data without a spec was read.
+    `images` are those that can be used, of which `empty` have no object to train on; `ignored` counts crowds, and
+    objects that are difficult, invalid or too small. `taken_for` says as what data without a spec was read.
     """
 
     name: str
@@ -165,6 +166,8 @@ def look_at_spec(
         if trained.classes and other.classes and trained.classes != other.classes:
             look.findings.fail(classes_differ(trained, other))
     _compare_ids(looks)
+    if split is None:
+        _look_for_unlisted(looks)
     return looks
 
 
@@ -179,7 +182,10 @@ def look_at_path(
     Raises:
         DiagnosticError: data-unrecognised.
     """
-    return look_at_parts(recognise(path, split), decode, watch)
+    looks = look_at_parts(recognise(path, split), decode, watch)
+    if split is None and path.is_dir():
+        _look_for_unlisted(looks)
+    return looks
 
 
 def look_at_parts(
@@ -251,6 +257,19 @@ def _compare_lists(looks: Sequence[Look]) -> None:
             for name in sorted(missing):
                 then = "an error where a spec lists them for both"
                 look.findings.add(UNUSED_CLASS, f"classes that only {here} declares", name, then)
+
+
+def _look_for_unlisted(looks: Sequence[Look]) -> None:
+    """Notes images that lie in a folder of the data, and that no part of it lists."""
+    listed = {path for look in looks for path in look.findings.listed}
+    told: set[Path] = set()
+    for look in looks:
+        for folder in sorted(look.findings.folders - told):
+            for path in images_below(folder):
+                if path not in listed:
+                    what = f"images in {folder} that nothing lists"
+                    look.findings.add(IMAGE_UNLISTED, what, str(path.relative_to(folder)), "not used")
+        told |= look.findings.folders
 
 
 def _look_for_overlaps(looks: Sequence[Look]) -> None:

@@ -56,14 +56,16 @@ def read_cityscapes(folder: Path, split: str, masks: bool = False, findings: Fin
         hint = "they are in gtFine_trainvaltest.zip"
         raise DiagnosticError(DATA_MISSING.at(None, f"{truth} has no CITY/*{_SUFFIX}", detail=hint))
 
+    findings = findings or Findings()
+
     def read(file: Path) -> RawImage | Fault:
         place = images / file.parent.name / f"{file.name.removesuffix(_SUFFIX)}_leftImg8bit.png"
+        findings.listed.add(place)
         try:
             return _image(file, place, masks)
         except Fault as fault:
             return fault
 
-    findings = findings or Findings()
     pool = ThreadPoolExecutor(8)
     read_images = []
     try:

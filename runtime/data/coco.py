@@ -87,8 +87,9 @@ def _read(annotations: Path, images: Path, masks: bool, lvis: bool, findings: Fi
             frequencies[name] = frequency
 
     def image(entry: dict[str, Any]) -> None:
-        number, size = _get(entry, "id", int), (_get(entry, "width", int), _get(entry, "height", int))
         path = image_path(images, _lvis_name(entry) if lvis else _get(entry, "file_name", str))
+        findings.listed.add(path)
+        number, size = _get(entry, "id", int), (_get(entry, "width", int), _get(entry, "height", int))
         if number in raw:
             raise Fault(DUPLICATE_ID, "images of the same id as another", f"{path.name} ({number})")
         objects[number] = []

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -89,6 +91,20 @@ def is_file(path: Path) -> bool:
         return path.is_file()
     except (OSError, ValueError):
         return False
+
+
+def image_files(folder: Path) -> Iterator[Path]:
+    """The image files in a folder, in the order of their names; hidden ones, such as macOS makes, left out."""
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() in SUFFIXES and not path.name.startswith("."):
+            yield path
+
+
+def images_below(folder: Path) -> Iterator[Path]:
+    """As `image_files`, and those in the folders in it."""
+    for place, folders, _ in os.walk(folder):
+        folders.sort()
+        yield from image_files(Path(place))
 
 
 def header_sizes(path: Path) -> tuple[tuple[int, int], ...]:

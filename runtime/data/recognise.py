@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import mmap
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,12 +13,16 @@ from pathlib import Path
 
 from detc.dsl.catalogue.data import DATA_UNRECOGNISED
 from detc.dsl.diagnostics import DiagnosticError
-from detc.runtime.data.images import is_file
-from detc.runtime.data.settings import Coco, Lvis, Source, Voc
+from detc.runtime.data.images import image_files, is_file
+from detc.runtime.data.settings import Cityscapes, Coco, Lvis, Source, Voc, WiderFace, Yolo
+from detc.runtime.data.yolo import LARGEST_NAMES, YAML_SUFFIXES
 
 LISTS = ("train", "val", "test")
 # How many folders are looked into for images, and how many images are looked for in each.
 MOST_FOLDERS, PROBES = 200, 20
+# A value of JSON that is text.
+LONGEST_NAME = 1 << 10
+_TEXT = re.compile(rb'\s*:\s*("(?:[^"\\\x00-\x1f]|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))*")')
 _COCO_KEYS = (b'"images"', b'"annotations"', b'"categories"')
 _LVIS_KEYS = (b'"not_exhaustive_category_ids"', b'"neg_category_ids"')
 
@@ -43,9 +48,9 @@ def recognise(path: Path, split: str | None = None) -> list[Part]:
         DiagnosticError: data-unrecognised.
     """
     path = path.resolve()
-    parts = list(_coco_parts(path) if path.is_file() else _parts_of_folder(path))
+    parts = list(_parts_of_file(path) if path.is_file() else _parts_of_folder(path))
     if not parts:
-        what = "is not there" if not path.exists() else "is neither COCO's or LVIS's JSON nor Pascal VOC's layout"
+        what = "is not there" if not path.exists() else "is in no form of data that detc knows"
         hint = "`detc explain data-unrecognised` says how such data lies; SPEC.det takes the data of a spec"
         raise DiagnosticError(DATA_UNRECOGNISED.at(None, f"{path} {what}", detail=hint))
     wanted = [part for part in parts if split is None or part.name == split]
@@ -57,19 +62,70 @@ def recognise(path: Path, split: str | None = None) -> list[Part]:
     return wanted
 
 
+def _parts_of_file(file: Path) -> Iterator[Part]:
+    return _described_parts(file) if file.suffix.lower() in YAML_SUFFIXES else _coco_parts(file)
+
+
 def _parts_of_folder(folder: Path) -> Iterator[Part]:
+    if not folder.is_dir():
+        return
     for root in (folder, *_subfolders(folder)):
-        main = root / "ImageSets" / "Main"
-        if main.is_dir() and (root / "JPEGImages").is_dir():
-            names = sorted(file.stem for file in main.glob("*.txt"))
-            # Beside those of all images, VOC has a list for each class and part, such as cat_train.txt.
-            lists = [name for name in LISTS if name in names] or [n for n in names if "_" not in n] or names
-            where = "" if root == folder else f"{root.name}/"
-            for name in lists:
-                yield Part(f"{where}{name}", Voc(name, str(root)), f"Pascal VOC's layout, list {name} of {root}")
-    for root in (folder, folder / "annotations"):
+        yield from _voc_parts(root, "" if root == folder else f"{root.name}/")
+    yield from _cityscapes_parts(folder)
+    yield from _wider_face_parts(folder)
+    described = [p for file in sorted(folder.iterdir()) if file.suffix in YAML_SUFFIXES for p in _described_parts(file)]
+    yield from described or _labelled_parts(folder)
+    for root in (folder, folder / "annotations", folder / "Anno" / "segmentation"):
         for file in sorted(root.glob("*.json")):
             yield from _coco_parts(file)
+
+
+def _voc_parts(root: Path, where: str) -> Iterator[Part]:
+    main = root / "ImageSets" / "Main"
+    if main.is_dir() and (root / "JPEGImages").is_dir():
+        names = sorted(file.stem for file in main.glob("*.txt"))
+        # Beside those of all images, VOC has a list for each class and part, such as cat_train.txt.
+        lists = [name for name in LISTS if name in names] or [n for n in names if "_" not in n] or names
+        for name in lists:
+            yield Part(f"{where}{name}", Voc(name, str(root)), f"Pascal VOC's layout, list {name} of {root}")
+
+
+def _cityscapes_parts(root: Path) -> Iterator[Part]:
+    for split in ("train", "val"):  # what the test cities show is not published
+        if (root / "leftImg8bit" / split).is_dir() and (root / "gtFine" / split).is_dir():
+            yield Part(split, Cityscapes(split, str(root)), f"Cityscapes, {split} of {root}")
+
+
+def _wider_face_parts(root: Path) -> Iterator[Part]:
+    for split in LISTS:
+        listing = root / "wider_face_split" / f"wider_face_{split}_bbx_gt.txt"
+        if listing.is_file() and (root / f"WIDER_{split}" / "images").is_dir():
+            yield Part(split, WiderFace(split, str(root)), f"WIDER FACE, {listing}")
+
+
+def _described_parts(file: Path) -> Iterator[Part]:
+    """The parts that a YAML file of YOLO's names; it is not parsed here, since only its reader says what is wrong."""
+    try:
+        text = file.read_text("utf-8-sig") if file.stat().st_size <= LARGEST_NAMES else ""
+    except (OSError, UnicodeDecodeError):
+        return
+    if re.search(r"^names\s*:", text, re.MULTILINE):
+        for name in LISTS:
+            if re.search(rf"^{name}\s*:[ \t]*\S|^{name}\s*:[ \t]*\n\s*-", text, re.MULTILINE):
+                yield Part(name, Yolo(name, str(file.parent), file.name), f"YOLO's form, {name} of {file}")
+
+
+def _labelled_parts(root: Path) -> Iterator[Part]:
+    """The parts of folders images/ and labels/, in `root` or in folders of it, that no file describes."""
+    file = next((name for name in ("classes.txt", "labels/classes.txt") if (root / name).is_file()), None)
+    for place in (root, *_subfolders(root)):
+        images, labels = place / "images", place / "labels"
+        if images.is_dir() and labels.is_dir() and next(labels.rglob("*.txt"), None) is not None:
+            folders = [images] if next(image_files(images), None) is not None else _subfolders(images)
+            for folder in folders:
+                name = folder.name if folder != images else place.name
+                source = Yolo(folder.relative_to(root).as_posix(), str(root), file)
+                yield Part(name, source, f"YOLO's form, images in {folder}, labels in {labels}")
 
 
 def _coco_parts(file: Path) -> Iterator[Part]:
@@ -90,7 +146,8 @@ def _coco_parts(file: Path) -> Iterator[Part]:
 def _image_folder(file: Path) -> Path:
     """The folder near an annotation file in which most of some of its images lie."""
     names = _some_names(file)
-    near = dict.fromkeys([file.parent, file.parent.parent, *_subfolders(file.parent), *_subfolders(file.parent.parent)])
+    above = [file.parent, file.parent.parent, file.parent.parent.parent]
+    near = dict.fromkeys([*above[:2], *(folder for place in above for folder in _subfolders(place))])
     folders = list(islice(near, MOST_FOLDERS))
     hits = Counter({folder: sum(is_file(folder / name) for name in names) for folder in folders})
     best, count = hits.most_common(1)[0]
@@ -101,15 +158,20 @@ def _image_folder(file: Path) -> Path:
 
 
 def _some_names(file: Path) -> list[str]:
-    """Names of some images of a file, spread evenly; none where it is not what it seems."""
-    try:
-        images = json.loads(file.read_bytes())["images"]
-        step = max(1, len(images) // PROBES)
-        entries = [entry for entry in images[::step] if isinstance(entry, dict)]
-    except (ValueError, RecursionError, KeyError, TypeError, OSError):
-        return []
-    names = [e.get("file_name") or "/".join(str(e.get("coco_url", "")).split("/")[-2:]) for e in entries]
-    return [name for name in names if isinstance(name, str) and name and ".." not in Path(name).parts]
+    """Names of some images of a file, spread evenly, without parsing it."""
+    with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        names = _some_values(content, b'"file_name"')
+        # Version 1 of LVIS has addresses in their place.
+        names = names or ["/".join(name.split("/")[-2:]) for name in _some_values(content, b'"coco_url"')]
+    return [name for name in names if name and ".." not in Path(name).parts]
+
+
+def _some_values(content: mmap.mmap, key: bytes) -> list[str]:
+    first, last = content.find(key), content.rfind(key)
+    ends = (first + (last - first) * probe // PROBES + len(key) for probe in range(PROBES + 1))
+    places = {content.rfind(key, first, end) + len(key) for end in ends} if first >= 0 else set()
+    matches = [_TEXT.match(content[place : place + LONGEST_NAME]) for place in sorted(places)]
+    return [json.loads(match[1].decode("utf-8", "replace")) for match in matches if match is not None]
 
 
 def _subfolders(folder: Path) -> list[Path]:

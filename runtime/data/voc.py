@@ -36,6 +36,7 @@ def read_voc(folder: Path, split: str, findings: Findings | None = None) -> RawS
         try:
             images.append(_image(folder, name, files))
         except Fault as fault:
+            findings.listed.add(files.get(name, place / name))
             findings.add(fault.kind, f"{listing}: {fault.what}", fault.where)
     findings.settle()
     return RawSource(str(listing), images, None, folder=place)

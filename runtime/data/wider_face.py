@@ -43,7 +43,9 @@ def read_wider_face(folder: Path, split: str, smallest: float = 1, findings: Fin
         try:
             if name is None:
                 raise Fault(ANNOTATION_UNREADABLE, "lines before the name of an image", f"line 1 ({rows[0]})")
-            images.append(RawImage(image_path(place, name), None, _faces(name, rows, smallest)))
+            path = image_path(place, name)
+            findings.listed.add(path)
+            images.append(RawImage(path, None, _faces(name, rows, smallest)))
         except Fault as fault:
             findings.add(fault.kind, f"{listing}: {fault.what}", fault.where)
     findings.settle()

@@ -14,7 +14,7 @@ import yaml
 
 from detc.dsl.catalogue.data import ANNOTATION_UNREADABLE, CLASSES_MISMATCH, DATA_MISSING, DUPLICATE_ID, PATH_OUTSIDE
 from detc.dsl.diagnostics import DiagnosticError
-from detc.runtime.data.images import SUFFIXES
+from detc.runtime.data.images import images_below
 from detc.runtime.data.masks import NO_MASK, Mask, MaskProblem, read_mask
 from detc.runtime.data.raw import Fault, Findings, RawImage, RawObject, RawSource, fail, must_be_there
 
@@ -144,15 +144,6 @@ def _places(root: Path, base: Path, images: str, described: _Described) -> list[
 
 def _inside(root: Path, path: Path) -> bool:
     return Path(os.path.normpath(path)).is_relative_to(root)
-
-
-def images_below(folder: Path) -> Iterator[Path]:
-    """The image files in a folder and those in it, in order; hidden ones, such as macOS makes, left out."""
-    for place, folders, files in os.walk(folder):
-        folders.sort()
-        for name in sorted(files):
-            if Path(name).suffix.lower() in SUFFIXES and not name.startswith("."):
-                yield Path(place) / name
 
 
 def _listed(root: Path, place: Path, findings: Findings) -> list[Path]:

@@ -7,7 +7,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from downloaded import CAR, CARAVAN, cityscapes, cityscapes_image, street, wider_face, write_image, yolo
+from downloaded import (
+    CAR,
+    CARAVAN,
+    DESCRIPTION,
+    FACES,
+    LABELS,
+    cityscapes,
+    cityscapes_image,
+    street,
+    wider_face,
+    write_image,
+    yolo,
+)
 from drawn import voc_data
 from PIL import Image
 
@@ -115,12 +127,6 @@ def test_a_city_image_that_is_missing_or_of_another_size_stops_an_evaluation(tmp
 
 # ---- WIDER FACE
 
-FACES = {
-    "0--Parade/a.jpg": ["2", "10 20 30 24 0 0 0 0 0 0", "50 5 12 18 2 0 0 1 2 1"],
-    "0--Parade/b.jpg": ["0", "0 0 0 0 0 0 0 0 0 0"],
-    "1--Handshaking/c.jpg": ["3", "1 1 16 30 0 0 0 0 0 0", "30 30 0 10 2 0 0 0 2 0", "40 40 17 17 0 0 0 0 0 0"],
-}
-
 
 def test_wider_face_ignores_what_is_invalid_or_small(tmp_path):
     raw = read_wider_face(wider_face(tmp_path, "train", FACES), "train", smallest=17)
@@ -179,14 +185,6 @@ def test_wider_face_has_no_masks_and_one_class(tmp_path):
 
 
 # ---- YOLO
-
-DESCRIPTION = "path: ../datasets/pets\ntrain: images/train\nval: images/val\nnames:\n  0: cat\n  1: dog\n"
-LABELS = {
-    "images/train/a.jpg": "0 0.5 0.5 0.25 0.5\n1 0.25 0.25 0.5 0.5\n",
-    "images/train/b.png": "1 0.1 0.1 0.5 0.1 0.5 0.9\n",
-    "images/train/more/c.jpg": None,
-    "images/val/d.jpg": "\n0 1 1 0.25 0.25\n",
-}
 
 
 def read_pets(root: Path, images: str = "train", masks: bool = False, **options: object) -> Dataset:

@@ -9,6 +9,18 @@ import cv2
 import numpy as np
 from PIL import Image
 
+FACES = {
+    "0--Parade/a.jpg": ["2", "10 20 30 24 0 0 0 0 0 0", "50 5 12 18 2 0 0 1 2 1"],
+    "0--Parade/b.jpg": ["0", "0 0 0 0 0 0 0 0 0 0"],
+    "1--Handshaking/c.jpg": ["3", "1 1 16 30 0 0 0 0 0 0", "30 30 0 10 2 0 0 0 2 0", "40 40 17 17 0 0 0 0 0 0"],
+}
+DESCRIPTION = "path: ../datasets/pets\ntrain: images/train\nval: images/val\nnames:\n  0: cat\n  1: dog\n"
+LABELS = {
+    "images/train/a.jpg": "0 0.5 0.5 0.25 0.5\n1 0.25 0.25 0.5 0.5\n",
+    "images/train/b.png": "1 0.1 0.1 0.5 0.1 0.5 0.9\n",
+    "images/train/more/c.jpg": None,
+    "images/val/d.jpg": "\n0 1 1 0.25 0.25\n",
+}
 ROAD, CAR, PERSON, CARAVAN, OUT_OF_ROI = 7, 26, 24, 29, 3
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 data = typer.Typer(help="Look at data before a detector does.", no_args_is_help=True, rich_markup_mode=None)
 
-SPEC = "The spec, SPEC or SPEC:NAME; or data without one: a folder or annotation file in COCO's, LVIS's or VOC's form."
+SPEC = "The spec, SPEC or SPEC:NAME; or data without one: a folder or file in a form of docs/data.md, as downloaded."
 MOST_CLASSES = 100
 
 
@@ -159,7 +159,7 @@ def _print(part: PartReport) -> None:
 
     console = Console(highlight=False, markup=False, soft_wrap=True)
     objects = sum(count.objects for count in part.classes)
-    crowds = f" and {part.ignored} crowds or difficult ones" if part.ignored else ""
+    crowds = f" and {part.ignored} that are ignored (crowds, difficult or invalid ones)" if part.ignored else ""
     without = f", {part.empty} of them without" if part.empty else ""
     line = f": {part.images} images that can be used{without}, {objects} objects{crowds}"
     console.print(Text(part.name, style="bold") + Text(line, style="not bold"))
