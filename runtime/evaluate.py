@@ -21,7 +21,8 @@ from detc.runtime.data.preprocess import Detections, Placement, Preprocess
 from detc.runtime.data.proposals import pack_proposals, write_arrays
 from detc.runtime.data.reading import read_split
 from detc.runtime.data.results import coco_results, coco_truth
-from detc.runtime.data.settings import Lvis, Source, Voc, data_root
+from detc.runtime.data.settings import Cityscapes, Lvis, Source, Voc, WiderFace, data_root
+from detc.runtime.evaluation.cityscapes import cityscapes_figures, cityscapes_mean
 from detc.runtime.evaluation.frequency import mean_by_frequency
 from detc.runtime.evaluation.voc import voc_figures, voc_mean
 from detc.runtime.files import write_json, write_text, write_whole
@@ -40,10 +41,13 @@ MASK_METRICS = tuple(f"mask_{name}" for name in METRICS)
 # Of a detector that tells no classes apart: how many of the objects its boxes find.
 PROPOSAL_METRICS = ("AR100", "AR300", "AR1000", "ARs", "ARm", "ARl")
 PROPOSAL_COUNTS = (100, 300, 1000)
-# On VOC's data also the AP50 of its own rules: the area under the curve, from 2010 on, and 11 points of it, in 2007.
+# On VOC's and WIDER FACE's data also AP50 by VOC's rules: the area under the curve, from 2010 on, and 11 points of it,
+# in 2007.
 VOC_METRICS = ("VOC_AP50", "VOC07_AP50")
 # On LVIS's data also the AP of rare, common and frequent classes.
 FREQUENCY_METRICS = ("APr", "APc", "APf")
+# On Cityscapes' data also the AP of masks by its own rules, over IoU 0.50 to 0.95 and at 0.50.
+CITYSCAPES_METRICS = ("Cityscapes_AP", "Cityscapes_AP50")
 # LVIS counts up to 300 boxes of an image; pycocotools counts those of each class, of which fewer are there.
 MOST_BOXES, MOST_BOXES_LVIS = 100, 300
 
@@ -57,9 +61,12 @@ class ClassFigures:
     ap: float
     ap50: float
     mask_ap: float = math.nan
-    # By VOC's rules of 2010 and of 2007, and LVIS's "rare", "common" or "frequent", where the data is theirs.
+    # By VOC's rules of 2010 and of 2007, by Cityscapes', and LVIS's "rare", "common" or "frequent", where the data is
+    # theirs.
     voc_ap50: float = math.nan
     voc07_ap50: float = math.nan
+    cityscapes_ap: float = math.nan
+    cityscapes_ap50: float = math.nan
     frequency: str = ""
 
 
@@ -68,7 +75,7 @@ class Evaluation:
     """`metrics` maps names to values from 0 to 1, nan where the data has no object of that size.
 
     The names are METRICS, of detectors with masks MASK_METRICS too; or PROPOSAL_METRICS, with no figures of classes.
-    VOC_METRICS and FREQUENCY_METRICS follow on data in those forms.
+    VOC_METRICS, CITYSCAPES_METRICS and FREQUENCY_METRICS follow on data in those forms.
     """
 
     metrics: dict[str, float]
@@ -80,8 +87,15 @@ class Evaluation:
         return MASK_METRICS[0] in self.metrics
 
     @property
-    def has_voc(self) -> bool:
-        return VOC_METRICS[0] in self.metrics
+    def own_metrics(self) -> tuple[str, ...]:
+        """Those of VOC_METRICS and CITYSCAPES_METRICS that there are, which classes have too."""
+        return tuple(name for name in (*VOC_METRICS, *CITYSCAPES_METRICS) if name in self.metrics)
+
+    def own_figures(self, figures: ClassFigures) -> dict[str, float]:
+        """What a class has of them, by name."""
+        values = (figures.voc_ap50, figures.voc07_ap50, figures.cityscapes_ap, figures.cityscapes_ap50)
+        known = dict(zip((*VOC_METRICS, *CITYSCAPES_METRICS), values, strict=True))
+        return {name: known[name] for name in self.own_metrics}
 
     def as_json(self) -> dict[str, Any]:
         """The figures, nan as null."""
@@ -92,7 +106,7 @@ class Evaluation:
         rows = [
             {"name": c.name, "objects": c.objects, "AP": plain(c.ap), "AP50": plain(c.ap50)}
             | ({"mask_AP": plain(c.mask_ap)} if self.has_masks else {})
-            | (dict(zip(VOC_METRICS, map(plain, (c.voc_ap50, c.voc07_ap50)), strict=True)) if self.has_voc else {})
+            | {name: plain(value) for name, value in self.own_figures(c).items()}
             | ({"frequency": c.frequency} if c.frequency else {})
             for c in self.classes
         ]
@@ -228,14 +242,26 @@ def by_their_own_rules(
     dataset: Dataset,
     found: Mapping[int, Detections],
 ) -> Evaluation:
-    """The evaluation with what VOC or LVIS report on their own data, if all of the data is theirs."""
-    if all(isinstance(source, Voc) for source in sources):
+    """The evaluation with what VOC, Cityscapes or LVIS report on their own data, if all of the data is theirs.
+
+    VOC's figures are those of WIDER FACE too, of which published detectors report them.
+    """
+    if all(isinstance(source, Voc | WiderFace) for source in sources):
         figures = voc_figures(dataset, found)
         classes = tuple(
             replace(c, voc_ap50=f.area, voc07_ap50=f.points) for c, f in zip(evaluation.classes, figures, strict=True)
         )
         means = voc_mean([f.area for f in figures]), voc_mean([f.points for f in figures])
         metrics = evaluation.metrics | dict(zip(VOC_METRICS, means, strict=True))
+        return replace(evaluation, metrics=metrics, classes=classes)
+    if evaluation.has_masks and all(isinstance(source, Cityscapes) for source in sources):
+        found_masks = cityscapes_figures(dataset, found)
+        classes = tuple(
+            replace(c, cityscapes_ap=f.ap, cityscapes_ap50=f.ap50)
+            for c, f in zip(evaluation.classes, found_masks, strict=True)
+        )
+        means = cityscapes_mean([f.ap for f in found_masks]), cityscapes_mean([f.ap50 for f in found_masks])
+        metrics = evaluation.metrics | dict(zip(CITYSCAPES_METRICS, means, strict=True))
         return replace(evaluation, metrics=metrics, classes=classes)
     if dataset.frequencies and all(isinstance(source, Lvis) for source in sources):
         return with_frequencies(evaluation, dataset.frequencies)

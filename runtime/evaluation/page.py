@@ -141,14 +141,13 @@ def _classes(evaluation: Evaluation, analysis: Analysis) -> str:
     head = ["class", "objects", "AP", "AP50"]
     if evaluation.has_masks:
         head.append("mask AP")
-    if evaluation.has_voc:
-        head += ["VOC AP50", "VOC07 AP50"]
+    head += [name.replace("_", " ") for name in evaluation.own_metrics]
     head += ["best F1", "from score", "precision", "recall"]
     rows = []
     for figures, row in zip(evaluation.classes, analysis.classes, strict=True):
         values = [figures.ap, figures.ap50]
         values += [figures.mask_ap] if evaluation.has_masks else []
-        values += [figures.voc_ap50, figures.voc07_ap50] if evaluation.has_voc else []
+        values += evaluation.own_figures(figures).values()
         values += [row.best.f1, row.best.score, row.best.precision, row.best.recall]
         rows.append([_text(row.name), str(row.objects), *map(_figure, values)])
     wrong = [[_text(row.name), *(str(row.errors[name]) for name in KINDS)] for row in analysis.classes]

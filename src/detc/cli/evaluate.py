@@ -66,8 +66,6 @@ def _print(evaluation: Evaluation, split: str) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from detc.runtime.evaluate import VOC_METRICS
-
     console = Console(highlight=False)
     metrics = evaluation.metrics
     kind = (
@@ -80,20 +78,19 @@ def _print(evaluation: Evaluation, split: str) -> None:
     console.print(f"{evaluation.images} images of {split}; COCO {kind}, computed by pycocotools")
     if evaluation.classes:
         table = Table(box=None, header_style="bold", pad_edge=False)
-        more = ["mask AP"] if evaluation.has_masks else ["VOC AP50", "VOC07 AP50"] if evaluation.has_voc else []
+        more = (*(["mask_AP"] if evaluation.has_masks else []), *evaluation.own_metrics)
         for name in ("class", "objects", "AP", "AP50", *more):
-            table.add_column(name, justify="left" if name == "class" else "right")
+            table.add_column(name.replace("_", " "), justify="left" if name == "class" else "right")
         for row in evaluation.classes:
-            values = [row.mask_ap] if evaluation.has_masks else [row.voc_ap50, row.voc07_ap50][: len(more)]
-            figures = [_figure(value) for value in (row.ap, row.ap50, *values)]
+            values = [row.mask_ap] if evaluation.has_masks else []
+            figures = [_figure(value) for value in (row.ap, row.ap50, *values, *evaluation.own_figures(row).values())]
             table.add_row(escape(row.name), str(row.objects), *figures)
         objects = str(sum(row.objects for row in evaluation.classes))
-        names = ("AP", "AP50", *(["mask_AP"] if evaluation.has_masks else VOC_METRICS[: len(more)]))
-        table.add_row("all", objects, *(_figure(metrics[name]) for name in names), style="bold")
+        table.add_row("all", objects, *(_figure(metrics[name]) for name in ("AP", "AP50", *more)), style="bold")
         console.print(table)
     lines: dict[str, tuple[str, ...]] = {"": tuple(metrics)}
     if evaluation.has_masks:
-        masks = tuple(name for name in metrics if name.startswith("mask_"))
+        masks = tuple(name for name in metrics if name.startswith(("mask_", "Cityscapes_")))
         lines = {"boxes  ": tuple(name for name in metrics if name not in masks), "masks  ": masks}
     for start, names in lines.items():
         figures = (f"{name.removeprefix('mask_')} {_figure(metrics[name])}" for name in names)
