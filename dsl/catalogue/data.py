@@ -85,7 +85,9 @@ CLASSES_MISMATCH = Kind(
 The class names of the spec and those of the annotations do not fit together, so some class would never be learnt.
 
 Names are matched exactly, capital letters and spaces included; order and ids do not matter. Names that only the
-annotations have are left out with a warning, as long as every class of the spec is found.
+annotations have are left out with a warning, as long as every class of the spec is found. Where labels in YOLO's form
+have numbers alone (`file = none`), the spec numbers the classes: a file with names that lies there must then have the
+same order, and no label a number beyond it.
 
 Wrong, where the annotations say RBC, WBC and Platelets:
 

@@ -77,7 +77,7 @@ def read_cityscapes(folder: Path, split: str, masks: bool = False, findings: Fin
     finally:
         pool.shutdown(cancel_futures=True)  # or Ctrl-C would wait for all images
     findings.settle()
-    return RawSource(str(truth), read_images, dict(NUMBERS), masks, folder=images)
+    return RawSource(str(truth), read_images, dict(NUMBERS), masks, folder=images, fixed=True)
 
 
 def _image(file: Path, place: Path, masks: bool) -> RawImage:

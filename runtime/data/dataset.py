@@ -161,7 +161,7 @@ def _match_classes(sources: Sequence[RawSource], classes: tuple[str, ...], findi
     """The ids of `classes`, after checking that each is among the sources' names."""
     seen = Counter(item.name for source in sources for image in source.images for item in image.objects)
     declared = [source.names for source in sources if source.names is not None]
-    findings.declared.update({source.where: source.names for source in sources if source.names is not None})
+    findings.declared.update({s.where: s.names for s in sources if s.names is not None and not s.fixed})
     known = {name for names in declared for name in names} | set(seen)
     unknown = sorted(known - set(classes))
     absent = [name for name in classes if name not in known]

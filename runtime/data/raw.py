@@ -137,7 +137,8 @@ class RawSource:
 
     `names` are the classes it declares, with their ids, or None where it declares none; `masks` says whether those of
     its objects were read. `frequencies` are LVIS's of its classes: "rare", "common" or "frequent". `folder` is that of
-    its images, where all of them are meant to be listed.
+    its images, where all of them are meant to be listed. `fixed` says that names and ids are those of the form, which
+    no file declares.
     """
 
     where: str
@@ -146,6 +147,7 @@ class RawSource:
     masks: bool = False
     frequencies: Mapping[str, str] = field(default_factory=dict)
     folder: Path | None = None
+    fixed: bool = False
 
 
 def must_be_there(*places: tuple[Path, bool]) -> None:

@@ -15,7 +15,7 @@ from detc.dsl.catalogue.data import DATA_UNRECOGNISED
 from detc.dsl.diagnostics import DiagnosticError
 from detc.runtime.data.images import image_files, is_file
 from detc.runtime.data.settings import Cityscapes, Coco, Lvis, Source, Voc, WiderFace, Yolo
-from detc.runtime.data.yolo import LARGEST_NAMES, YAML_SUFFIXES
+from detc.runtime.data.yolo import LARGEST_NAMES, USUAL_NAMES, YAML_SUFFIXES
 
 LISTS = ("train", "val", "test")
 # How many folders are looked into for images, and how many images are looked for in each.
@@ -117,7 +117,7 @@ def _described_parts(file: Path) -> Iterator[Part]:
 
 def _labelled_parts(root: Path) -> Iterator[Part]:
     """The parts of folders images/ and labels/, in `root` or in folders of it, that no file describes."""
-    file = next((name for name in ("classes.txt", "labels/classes.txt") if (root / name).is_file()), None)
+    file = next((name for name in USUAL_NAMES[1:] if (root / name).is_file()), None)
     for place in (root, *_subfolders(root)):
         images, labels = place / "images", place / "labels"
         if images.is_dir() and labels.is_dir() and next(labels.rglob("*.txt"), None) is not None:

@@ -49,7 +49,7 @@ def read_wider_face(folder: Path, split: str, smallest: float = 1, findings: Fin
         except Fault as fault:
             findings.add(fault.kind, f"{listing}: {fault.what}", fault.where)
     findings.settle()
-    return RawSource(str(listing), images, {FACE: 1}, folder=place)
+    return RawSource(str(listing), images, {FACE: 1}, folder=place, fixed=True)
 
 
 def _entries(lines: list[str]) -> Iterator[tuple[str | None, list[str]]]:

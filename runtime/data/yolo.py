@@ -19,10 +19,11 @@ from detc.runtime.data.masks import NO_MASK, Mask, MaskProblem, read_mask
 from detc.runtime.data.raw import Fault, Findings, RawImage, RawObject, RawSource, fail, must_be_there
 
 YAML_SUFFIXES = (".yaml", ".yml")
+# Where the names of the classes lie; labelImg writes them among the labels.
+USUAL_NAMES = ("data.yaml", "classes.txt", "labels/classes.txt")
 LARGEST_NAMES, LARGEST_LABELS, LARGEST_LIST = 4 << 20, 32 << 20, 1 << 30
 # Shares of an image may be rounded to a little less than nothing or more than all of it.
 _LEAST, _MOST = -0.01, 1.01
-# labelImg writes the names of the classes among the labels.
 _NO_LABELS = "classes.txt"
 
 
@@ -62,7 +63,8 @@ def read_yolo(
     described = _Described({}) if file is None else _describe(root / file)
     if file is None and classes is not None:
         described = _Described(dict(enumerate(classes)))
-    base = root if file is None else (root / file).parent
+        _compare_names(root, described.names, findings)
+    base = (root / file).parent if file is not None and images in described.parts else root
     read = []
     for place in _places(root, base, images, described):
         listed = _listed(root, place, findings)
@@ -103,6 +105,22 @@ def _describe(file: Path) -> _Described:
         raise DiagnosticError(CLASSES_MISMATCH.at(None, summary, notes=(f"its names: {', '.join(names.values())}",)))
     parts = {key: value for key, value in content.items() if isinstance(key, str)}
     return _Described(names, parts, "kpt_shape" in content)
+
+
+def _compare_names(root: Path, names: dict[int, str], findings: Findings) -> None:
+    """Adds an error where a file that lies there gives the numbers of the spec's classes to others."""
+    for file in (root / name for name in USUAL_NAMES):
+        if not file.is_file():
+            continue
+        try:
+            other = _describe(file).names
+        except DiagnosticError:
+            continue  # the spec says that it is not to be read
+        if other != names:
+            hint = f'file = "{file.relative_to(root).as_posix()}" in Yolo(...) takes its names, whatever their order'
+            summary = f"{file} gives the classes other numbers than the spec, which is to number them"
+            lists = (f"the spec's classes: {', '.join(names.values())}", f"the file's: {', '.join(other.values())}")
+            findings.fail(CLASSES_MISMATCH.at(None, summary, detail=hint, notes=lists))
 
 
 def _checked_names(file: Path, names: dict[int, str]) -> dict[int, str]:

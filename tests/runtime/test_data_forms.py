@@ -238,6 +238,8 @@ def test_class_names_may_lie_in_a_text_or_in_the_spec_alone(tmp_path):
     (tmp_path / "labels/classes.txt").write_text("cat\ndog\n")
     by_text = read_pets(tmp_path, "images", file="classes.txt")
     assert by_text.images[0].labels.tolist() == [0, 1]
+    for file in (tmp_path / "classes.txt", tmp_path / "labels/classes.txt"):
+        file.unlink()
     source = (Record("Yolo", {"images": "images", "folder": "", "file": None}),)
     settings = data_settings(voc_data(classes=("cat", "dog"), train=source))
     assert settings.train == (Yolo("images", "", None),)
@@ -247,6 +249,19 @@ def test_class_names_may_lie_in_a_text_or_in_the_spec_alone(tmp_path):
         read_split(data_settings(voc_data(classes=("cat",), train=source)), "train", tmp_path, strict=True)
     assert slugs(error) == ["classes-mismatch"]
     assert "a.txt:1 (class 1)" in text(error)
+
+
+@pytest.mark.parametrize("file", ["classes.txt", "labels/classes.txt", "data.yaml"])
+def test_classes_in_another_order_than_the_file_s_are_an_error_where_the_spec_numbers_them(tmp_path, file):
+    yolo(tmp_path, None, {"images/a.jpg": "1 0.5 0.5 0.5 0.5"})
+    (tmp_path / file).write_text("names: [dog, cat]" if file == "data.yaml" else "dog\ncat\n")
+    with pytest.raises(DiagnosticError) as error:
+        read_yolo(tmp_path, "images", None, ("cat", "dog"))
+    assert slugs(error) == ["classes-mismatch"]
+    for word in (f'file = "{file}"', "the spec's classes: cat, dog", "the file's: dog, cat"):
+        assert word in text(error)
+    assert read_yolo(tmp_path, "images", None, ("dog", "cat")).images[0].objects[0].name == "cat"
+    assert read_yolo(tmp_path, "images", file, ("cat", "dog")).images[0].objects[0].name == "cat"
 
 
 def test_class_names_are_text_whatever_yaml_makes_of_them(tmp_path):

@@ -47,6 +47,7 @@ def test_a_check_without_a_spec_counts_what_is_there(tmp_path):
     cityscapes(tmp_path / "city", val=1)
     (part,) = report(look_at_path(tmp_path / "city")).parts
     assert (part.images, part.ignored, len(part.classes)) == (1, 1, 8)
+    assert [f.diagnostic.kind.slug for f in part.findings] == ["unused-class"]
     wider_face(tmp_path / "face", "val", FACES)
     (part,) = report(look_at_path(tmp_path / "face")).parts
     assert (part.images, part.empty, part.ignored) == (3, 1, 1)
