@@ -35,6 +35,8 @@ NUMBERS = {
 UNLABELLED = (0, 1, 2, 3, 4, 5, 6, 9, 10, 14, 15, 16, 18, 29, 30)
 # A pixel is its label's number, or that times 1000 plus the instance's; labels are 0 to 33.
 PER_LABEL, LABELS = 1000, 34
+# Four times those of Cityscapes.
+MOST_PIXELS = 1 << 23
 _SUFFIX = "_gtFine_instanceIds.png"
 _NAMES = {number: name for name, number in NUMBERS.items()}
 
@@ -102,7 +104,9 @@ def _image(file: Path, place: Path, masks: bool) -> RawImage:
 def _pixels(file: Path) -> np.ndarray:
     """The numbers of the pixels (height, width) of an instance image."""
     try:
-        header_sizes(file)
+        ((width, height),) = header_sizes(file)
+        if width * height > MOST_PIXELS:
+            raise ImageProblem(f"{width} x {height} pixels are too many")
         with Image.open(file) as image:
             if image.mode not in ("I;16", "I", "L"):
                 raise ImageProblem(f"no single channel of numbers, but {image.mode}")

@@ -93,6 +93,14 @@ def is_file(path: Path) -> bool:
         return False
 
 
+def is_folder(path: Path) -> bool:
+    """Whether a folder is there; not where its name is no name that a folder can have."""
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):
+        return False
+
+
 def image_files(folder: Path) -> Iterator[Path]:
     """The image files in a folder, in the order of their names; hidden ones, such as macOS makes, left out."""
     for path in sorted(folder.iterdir()):

@@ -14,7 +14,7 @@ import yaml
 
 from detc.dsl.catalogue.data import ANNOTATION_UNREADABLE, CLASSES_MISMATCH, DATA_MISSING, DUPLICATE_ID, PATH_OUTSIDE
 from detc.dsl.diagnostics import DiagnosticError
-from detc.runtime.data.images import images_below
+from detc.runtime.data.images import images_below, is_file, is_folder
 from detc.runtime.data.masks import NO_MASK, Mask, MaskProblem, read_mask
 from detc.runtime.data.raw import Fault, Findings, RawImage, RawObject, RawSource, fail, must_be_there
 
@@ -141,7 +141,7 @@ def _places(root: Path, base: Path, images: str, described: _Described) -> list[
         raise DiagnosticError(ANNOTATION_UNREADABLE.at(None, summary))
     own = described.parts.get("path")
     bases = [base]
-    if isinstance(own, str) and "\0" not in own and _inside(root, base / own) and (base / own).is_dir():
+    if isinstance(own, str) and "\0" not in own and _inside(root, base / own) and is_folder(base / own):
         bases.insert(0, base / own)
     found = []
     for value in values:
@@ -150,12 +150,12 @@ def _places(root: Path, base: Path, images: str, described: _Described) -> list[
         known = [Path(os.path.normpath(path)) for path in tried if _inside(root, path)]
         if not known:
             hint = f"paths are relative to the folder of the file that has them, and lie below {root}"
-            raise DiagnosticError(PATH_OUTSIDE.at(None, f"{value} leads out of {root}", detail=hint))
-        there = [path for path in known if path.is_dir() or path.is_file()]
+            raise DiagnosticError(PATH_OUTSIDE.at(None, f"{value[:200]} leads out of {root}", detail=hint))
+        there = [path for path in known if is_folder(path) or is_file(path)]
         if not there:
             parts = ", ".join(key for key in described.parts if key in ("train", "val", "test"))
             hint = f"the file names: {parts}" if parts else "--data ROOT on the command line says where the data lies"
-            raise DiagnosticError(DATA_MISSING.at(None, f"{known[0]} is not there", detail=hint))
+            raise DiagnosticError(DATA_MISSING.at(None, f"{str(known[0])[:400]} is not there", detail=hint))
         found.append(there[0])
     return found
 

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 from downloaded import DESCRIPTION, FACES, LABELS, cityscapes, wider_face, write_image, yolo
-from drawn import coco_file, voc_folder
+from drawn import coco_file, spec_file, voc_folder
 
-from detc.runtime.data.check import look_at_path, report
+import detc
+from detc.runtime.data.check import look_at_path, look_at_spec, report
 from detc.runtime.data.recognise import recognise
-from detc.runtime.data.settings import Cityscapes, Coco, WiderFace, Yolo
+from detc.runtime.data.settings import Cityscapes, Coco, WiderFace, Yolo, data_settings
 
 
 def recognised(path: Path) -> list[tuple[str, object]]:
@@ -75,6 +76,16 @@ def test_images_that_nothing_lists_are_named(tmp_path):
     coco_file(tmp_path / "coco", 3)
     write_image(tmp_path / "coco/images/more/new.jpg")
     assert unlisted(tmp_path / "coco") == [("annotations", 1, ("more/new.jpg",), "not used")]
+
+
+def test_images_that_no_part_of_a_spec_lists_are_named_once(tmp_path):
+    root = voc_folder(tmp_path / "pets", {"train": 2, "val": 1, "test": 1})
+    write_image(root / "JPEGImages/new.jpg")
+    detector = detc.load(spec_file(tmp_path))
+    for split, expected in ((None, ["train"]), ("train", [])):
+        parts = report(look_at_spec(detector, data_settings(detector.data), split=split)).parts
+        found = [part.name for part in parts for f in part.findings if f.diagnostic.kind.slug == "image-unlisted"]
+        assert found == expected
 
 
 def test_a_file_of_annotations_is_parsed_once(tmp_path, monkeypatch):

@@ -7,7 +7,10 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pytest
 from PIL import Image
+
+from detc.dsl.diagnostics import DiagnosticError
 
 FACES = {
     "0--Parade/a.jpg": ["2", "10 20 30 24 0 0 0 0 0 0", "50 5 12 18 2 0 0 1 2 1"],
@@ -84,3 +87,11 @@ def yolo(root: Path, description: str | None, labels: Mapping[str, str | None]) 
     if description is not None:
         (root / "data.yaml").write_text(description)
     return root
+
+
+def slugs(error: pytest.ExceptionInfo[DiagnosticError]) -> list[str]:
+    return [diagnostic.kind.slug for diagnostic in error.value]
+
+
+def text(error: pytest.ExceptionInfo[DiagnosticError]) -> str:
+    return "\n".join(f"{d.summary} {d.detail} {d.notes}" for d in error.value)
