@@ -52,7 +52,7 @@ def read_cityscapes(folder: Path, split: str, masks: bool = False, findings: Fin
         DiagnosticError: data-missing, annotation-unreadable.
     """
     images, truth = folder / "leftImg8bit" / split, folder / "gtFine" / split
-    must_be_there((images, images.is_dir()), (truth, truth.is_dir()))
+    must_be_there(folders=[images, truth])
     files = sorted(truth.glob(f"*/*{_SUFFIX}"))
     if not files:
         hint = "they are in gtFine_trainvaltest.zip"

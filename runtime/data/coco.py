@@ -52,7 +52,7 @@ def read_lvis(annotations: Path, images: Path, masks: bool = False, findings: Fi
 
 
 def _read(annotations: Path, images: Path, masks: bool, lvis: bool, findings: Findings) -> RawSource:
-    must_be_there((annotations, annotations.is_file()), (images, images.is_dir()))
+    must_be_there(files=[annotations], folders=[images])
     content = _load(annotations)
 
     def each(entries: Iterable[dict[str, Any]], read: Callable[[dict[str, Any]], T]) -> list[T]:

@@ -10,6 +10,7 @@ from typing import NoReturn
 
 from detc.dsl.catalogue.data import DATA_MISSING, PATH_OUTSIDE
 from detc.dsl.diagnostics import Diagnostic, DiagnosticError, Kind
+from detc.runtime.data.images import is_file, is_folder
 from detc.runtime.data.masks import Bitmap, Mask
 from detc.runtime.data.proposals import Proposals
 
@@ -150,12 +151,12 @@ class RawSource:
     fixed: bool = False
 
 
-def must_be_there(*places: tuple[Path, bool]) -> None:
-    """Raises DiagnosticError data-missing for the first of these (path, whether it is there) that is not."""
-    for path, there in places:
-        if not there:
-            hint = "--data ROOT on the command line says where the data lies"
-            raise DiagnosticError(DATA_MISSING.at(None, f"{path} is not there", detail=hint))
+def must_be_there(files: Sequence[Path] = (), folders: Sequence[Path] = ()) -> None:
+    """Raises DiagnosticError data-missing for the first of these that is not there."""
+    missing = [path for path in files if not is_file(path)] + [path for path in folders if not is_folder(path)]
+    if missing:
+        hint = "--data ROOT on the command line says where the data lies"
+        raise DiagnosticError(DATA_MISSING.at(None, f"{missing[0]} is not there", detail=hint))
 
 
 def image_path(folder: Path, name: str) -> Path:

@@ -24,7 +24,7 @@ def read_voc(folder: Path, split: str, findings: Findings | None = None) -> RawS
         DiagnosticError: data-missing, annotation-unreadable, path-outside.
     """
     listing, place = folder / "ImageSets" / "Main" / f"{split}.txt", folder / "JPEGImages"
-    must_be_there((listing, listing.is_file()), (place, place.is_dir()))
+    must_be_there(files=[listing], folders=[place])
     files = {path.stem: path for path in sorted(place.iterdir()) if path.suffix.lower() in SUFFIXES}
     try:
         names = [line.split()[0] for line in listing.read_text("utf-8").splitlines() if line.strip()]

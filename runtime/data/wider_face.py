@@ -30,7 +30,7 @@ def read_wider_face(folder: Path, split: str, smallest: float = 1, findings: Fin
         folder / "wider_face_split" / f"wider_face_{split}_bbx_gt.txt",
         folder / f"WIDER_{split}" / "images",
     )
-    must_be_there((listing, listing.is_file()), (place, place.is_dir()))
+    must_be_there(files=[listing], folders=[place])
     if listing.stat().st_size > LARGEST_FILE:
         fail(ANNOTATION_UNREADABLE, listing, "the file is larger than 1 GiB")
     try:

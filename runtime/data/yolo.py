@@ -79,7 +79,7 @@ def read_yolo(
 
 
 def _describe(file: Path) -> _Described:
-    must_be_there((file, file.is_file()))
+    must_be_there(files=[file])
     if file.stat().st_size > LARGEST_NAMES:
         fail(ANNOTATION_UNREADABLE, file, "the file is larger than 4 MiB")
     try:
