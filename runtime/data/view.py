@@ -83,7 +83,9 @@ def draws(
     from detc.runtime.data.loading import epoch_batches
 
     first: dict[int, tuple[int, int, int]] = {}
-    every = [draw for batch in epoch_batches(images, settings, seed, length, epoch) for draw in batch]
+    batches = epoch_batches(images, settings, seed, length)
+    batches.set_epoch(epoch)
+    every = [draw for batch in batches for draw in batch]
     for draw in sorted(every, key=lambda draw: draw[1]):
         first.setdefault(draw[2], draw)
     drawn = [first[index] for index in sorted(first)]

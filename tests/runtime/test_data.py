@@ -272,7 +272,8 @@ def test_batches_are_the_same_whatever_the_number_of_workers(tmp_path):
     dataset, _ = read_split(settings, "train", tmp_path / "data", strict=True)
 
     def epoch(workers: int, seed: int, number: int):
-        batches = EpochBatches([True] * len(dataset.images), 4, seed, epoch=number)
+        batches = EpochBatches([True] * len(dataset.images), 4, seed)
+        batches.set_epoch(number)
         return list(training_loader(dataset.images, settings, batches, 32, workers))
 
     alone, together = epoch(0, 5, 1), epoch(2, 5, 1)
@@ -302,12 +303,14 @@ def test_batches_are_padded_to_the_multiple_and_rows_filled_with_minus_one(tmp_p
 
 def test_epoch_batches_group_by_orientation_use_every_image_and_skip_when_resuming():
     wide = [True] * 7 + [False] * 5
-    batches = EpochBatches(wide, 4, seed=3, epoch=2)
+    batches = EpochBatches(wide, 4, seed=3)
+    batches.set_epoch(2)
     drawn = [[index for _, _, index in batch] for batch in batches]
     assert sorted(index for batch in drawn for index in batch) == list(range(12))
     assert [len(batch) for batch in drawn] == [4, 4, 4]
     assert sum(len({wide[index] for index in batch}) == 1 for batch in drawn) >= 2
-    resumed = EpochBatches(wide, 4, seed=3, epoch=2, skip=2)
+    resumed = EpochBatches(wide, 4, seed=3)
+    resumed.start_at(2, 2)
     assert list(resumed) == list(batches)[2:]
     resumed.set_epoch(3)
     assert len(list(resumed)) == 3
@@ -523,7 +526,8 @@ def test_an_epoch_takes_images_as_often_as_it_should_in_an_order_of_its_own():
     assert sorted(index for _, _, index in drawn) == [0] * 2 + [1] * 6 + [2] * 2 + [3] * 4
     assert len({place for _, place, _ in drawn}) == 14
     assert list(batches) == list(EpochBatches([True] * 4, 2, 1, repetitions=np.asarray([1, 3, 1, 2]), repeat=2))
-    other = EpochBatches([True] * 4, 2, seed=1, epoch=1, repetitions=np.asarray([1, 3, 1, 2]), repeat=2)
+    other = EpochBatches([True] * 4, 2, seed=1, repetitions=np.asarray([1, 3, 1, 2]), repeat=2)
+    other.set_epoch(1)
     assert [index for batch in other for _, _, index in batch] != [index for _, _, index in drawn]
 
 

@@ -194,7 +194,8 @@ def test_augmented_images_are_those_that_the_loader_gives(tmp_path, epoch):
     assert [index for _, _, index in drawn] == list(range(7))
     seen = list(as_trained(images, settings, 5, drawn))
     given: dict[str, list[dict[str, np.ndarray]]] = {}
-    batches = epoch_batches(images, settings, 5, None, epoch)
+    batches = epoch_batches(images, settings, 5, None)
+    batches.set_epoch(epoch)
     for batch in training_loader(images, settings, batches, 32, 0):
         rows = {name: tensor.numpy() for name, tensor in batch.inputs.items() if name != "truth_masks"}
         for row, file in enumerate(batch.files):
