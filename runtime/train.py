@@ -18,7 +18,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.strategies import DDPStrategy, Strategy
 from rich.console import Console
 
 from detc.compiler.memory import NOTHING, Recomputed
@@ -45,9 +45,13 @@ from detc.runtime.training.module import DetectorModule
 from detc.runtime.training.processes import Processes, joined
 from detc.runtime.training.run import Run, RunOptions, free_folder, latest_folder, resume_run, start_run
 from detc.runtime.training.schedule import EarlyStop, Schedule, check_labels, schedule_settings
+from detc.runtime.training.sharding import ShardedModule, sharding_strategy
 
 if TYPE_CHECKING:
     from detc.runtime.detector import Detector
+
+
+STRATEGIES = ("ddp", "fsdp")
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,7 @@ class TrainOptions:
     partial: bool = False
     recomputed: Recomputed = NOTHING
     compiled: bool = False
+    strategy: str = "ddp"
 
 
 @dataclass(frozen=True)
@@ -132,6 +137,9 @@ def _train(
 ) -> Trained:
     console = Console(stderr=True, highlight=False, soft_wrap=True, quiet=not processes.first)
     settings, schedule = training_settings(detector, options)
+    if options.strategy == "fsdp" and processes.count == 1:
+        hint = "--devices N, or torchrun, starts several"
+        raise DiagnosticError(BAD_OPTION.at(None, "--strategy fsdp needs more than one process", detail=hint))
     root = data_root(settings, detector.path, options.data)
     taken, found = detector.graph.view("train").inputs, detector.graph.view("predict")
     dataset, problems = read_split(settings, "train", root, False, "truth_masks" in taken, "proposals" in taken)
@@ -175,7 +183,8 @@ def _train(
     def measure(found: Mapping[int, Detections]) -> Evaluation:
         return evaluation_of(validation, found, tells_classes, settings.sources("val"))
 
-    module = DetectorModule(
+    kind = ShardedModule if options.strategy == "fsdp" else DetectorModule
+    module = kind(
         detector.graph, views, schedule, plan.rate, plan.steps_per_epoch, processes, options.seed, run.folder, keep
     )
     averaging = Averaging(schedule.average) if schedule.average is not None else None
@@ -192,7 +201,7 @@ def _train(
             max_epochs=schedule.epochs,
             devices=processes.here,
             num_nodes=processes.count // processes.here,
-            strategy=DDPStrategy(gradient_as_bucket_view=True) if processes.count > 1 else "auto",
+            strategy=_strategy(options.strategy, processes),
             precision=_precision(schedule.precision, console),
             gradient_clip_val=schedule.clip,
             accumulate_grad_batches=schedule.accumulate,
@@ -207,8 +216,6 @@ def _train(
         )
         try:
             trainer.fit(module, loader, evaluated, ckpt_path=run.state if options.resume else None, weights_only=True)
-            if trainer.current_epoch % schedule.evaluate_every:
-                trainer.validate(module, evaluated, verbose=False)
         except Interrupted:
             return Trained(run, evaluating.deciding, saving.best, True, processes.first)
         except RuntimeError as error:  # torch has a class of its own for a GPU's memory alone
@@ -223,6 +230,13 @@ def _train(
     if processes.first:
         run.draw_curves(detector.name)
     return Trained(run, evaluating.deciding, saving.best, False, processes.first)
+
+
+def _strategy(name: str, processes: Processes) -> Strategy | str:
+    """How the processes of a run work together."""
+    if name == "fsdp":
+        return sharding_strategy(processes.count)
+    return DDPStrategy(gradient_as_bucket_view=True) if processes.count > 1 else "auto"
 
 
 def _early_stop(settings: EarlyStop | None, deciding: str) -> EarlyStopping | None:
@@ -294,6 +308,15 @@ def training_settings(detector: Detector, options: TrainOptions) -> tuple[Data, 
     for name in ("workers", "seed"):
         if getattr(options, name) < 0:
             raise DiagnosticError(BAD_OPTION.at(None, f"--{name} {getattr(options, name)}: must not be negative"))
+    if options.strategy not in STRATEGIES:
+        raise DiagnosticError(BAD_OPTION.at(None, f"--strategy {options.strategy}: is one of {', '.join(STRATEGIES)}"))
+    if options.strategy == "fsdp":
+        for wrong, why in (
+            (schedule.average is not None, "cannot average weights, as `schedule.average` says"),
+            (schedule.precision == "float16", "cannot mix float16 with float32, as `schedule.precision` says"),
+        ):
+            if wrong:
+                raise DiagnosticError(BAD_OPTION.at(None, f"--strategy fsdp {why}", detail="--strategy ddp can"))
     if options.batch is not None:
         settings = replace(settings, batch=options.batch)
     if options.epochs is not None:

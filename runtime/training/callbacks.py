@@ -52,6 +52,11 @@ class Evaluating(pl.Callback):
         self.deciding = deciding
         self.found: dict[int, Detections] = {}
 
+    def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        if trainer.current_epoch + 1 == trainer.max_epochs:
+            # The last epoch is evaluated in any case, within the run, so that the state it saves knows of it.
+            trainer.check_val_every_n_epoch = 1
+
     def on_validation_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self.found = {}
 
@@ -125,8 +130,9 @@ class Checkpoints(pl.Callback):
             raise Interrupted
 
     def _save_weights(self, path: Path) -> None:
+        weights = self.weights()  # of all processes together, where each has a part
         if self.processes.first:
-            self.save(self.weights(), path)
+            self.save(weights, path)
 
     def _save_state(self, trainer: pl.Trainer) -> None:
         # All processes take part; the first one alone writes, and the others' name is not used.

@@ -65,6 +65,11 @@ class DetectorModule(pl.LightningModule):
         """Every parameter and buffer of the detector under its key."""
         return dict(self.train_view.state_dict())
 
+    @property
+    def sharded(self) -> bool:
+        """Whether each process holds a part of every weight alone."""
+        return False
+
     def training_step(self, batch: Batch, batch_index: int) -> dict[str, Any]:
         self._draw_anew(batch_index)
         terms = {}
@@ -85,13 +90,21 @@ class DetectorModule(pl.LightningModule):
 
     def _stop(self, terms: dict[str, Tensor], batch: Batch, batch_index: int) -> None:
         wrong = [f"{name} = {value.item()}" for name, value in terms.items() if not torch.isfinite(value)]
-        self._draw_anew(batch_index)
-        first = first_non_finite(self.train_view, self.graph, self._taken(batch))
         suffix = f"-{self.processes.rank}" if self.processes.rank else ""
-        kept = self.folder / f"nonfinite{suffix}.safetensors"
         inputs = self.folder / f"nonfinite-batch{suffix}.safetensors"
-        self.keep(self.weights(), kept)
         self.keep(dict(batch.inputs), inputs)
+        first: Node | str | None = None
+        if self.sharded:  # the weights are the other processes' as well, who know of nothing
+            notes = [f"the batch: {inputs}; a run with --strategy ddp says where, and keeps the weights too"]
+        else:
+            self._draw_anew(batch_index)
+            first = first_non_finite(self.train_view, self.graph, self._taken(batch))
+            kept = self.folder / f"nonfinite{suffix}.safetensors"
+            self.keep(self.weights(), kept)
+            notes = [
+                _said(first, self.schedule.precision),
+                f"the weights before this step: {kept}; the batch: {inputs}",
+            ]
         where = f"epoch {self.current_epoch + 1}, step {batch_index + 1}, learning rate {self._rate():.3g}"
         raise DiagnosticError(
             NON_FINITE_LOSS.at(
@@ -99,11 +112,7 @@ class DetectorModule(pl.LightningModule):
                 f"{', '.join(wrong) or 'the sum of the losses'} is not finite ({where})",
                 label="the first result that is not finite",
                 detail="a lower learning rate, a longer warm-up or `schedule.clip` is what usually helps",
-                notes=(
-                    _said(first, self.schedule.precision),
-                    f"images of the batch: {', '.join(batch.files)}",
-                    f"the weights before this step: {kept}; the batch: {inputs}",
-                ),
+                notes=(*notes, f"images of the batch: {', '.join(batch.files)}"),
             )
         )
 

@@ -90,9 +90,11 @@ def test_a_run_leaves_spec_tables_curves_pictures_and_weights(spec, finished):
     assert rows[-1]["step"] == 12
     assert set(rows[0]) == {"step", "epoch", "lr", "loss", "loss_cls", "loss_bbox"}
     assert rows[-1]["loss"] < rows[0]["loss"]
-    # Evaluated after the second epoch and, always, at the end.
+    # Evaluated after the second epoch and, always, at the end; the saved state knows of both.
     evaluations = finished.rows("evaluations.csv")
     assert [row["epoch"] for row in evaluations] == [2, 3]
+    best = torch.load(finished.state, weights_only=True)["callbacks"]["Checkpoints"]["best"]
+    assert best == pytest.approx(max(row["AP"] for row in evaluations), abs=1e-5)
     assert {"AP", "AP50", "VOC_AP50", "VOC07_AP50"} <= set(evaluations[0])  # the data is in VOC's form
     assert cv2.imread(str(finished.folder / "curves.png")) is not None
     assert len(list((finished.folder / "pictures").iterdir())) == 2
@@ -144,7 +146,7 @@ def test_a_loss_that_is_not_finite_names_batch_and_term_and_keeps_the_weights(sp
     assert "loss_" in diagnostic.summary
     assert "the first result that is not finite is that of Conv2d backbone." in diagnostic.notes[0]
     assert diagnostic.labels[0].text == "the first result that is not finite"
-    assert "img_" in diagnostic.notes[1]
+    assert "img_" in diagnostic.notes[2]
     # What was kept shows the fault again.
     module = detc.load(spec, "too_fast").modules("train")["train"]
     module.load_state_dict(load_file(tmp_path / "run" / "nonfinite.safetensors"))

@@ -80,6 +80,38 @@ def test_two_processes_take_the_steps_of_one_with_all_images(spec, tmp_path):
     assert json.loads((two.folder / "run.json").read_text())["options"]["processes"] == 2
 
 
+def test_weights_in_parts_take_the_same_steps_and_go_on(spec, tmp_path):
+    together = ("--devices", "2", "--batch", "2")
+    whole = detc_train(spec, "tiny", tmp_path / "whole", *together)
+    assert whole.returncode == 0, whole.stderr
+    parts = detc_train(spec, "tiny", tmp_path / "parts", *together, "--strategy", "fsdp", "--epochs", "1")
+    assert parts.returncode == 0, parts.stderr
+    more = detc_train(spec, "tiny", tmp_path / "parts", *together, "--strategy", "fsdp", "--resume")
+    assert more.returncode == 0, more.stderr
+    one, other = Run(tmp_path / "whole"), Run(tmp_path / "parts")
+    for mine, theirs in zip(one.rows("training.csv"), other.rows("training.csv"), strict=True):
+        assert mine == pytest.approx(theirs, rel=1e-4)
+    weights = load_file(one.best_weights)
+    found = load_file(other.best_weights)
+    assert weights.keys() == found.keys()
+    for key, tensor in weights.items():
+        torch.testing.assert_close(tensor, found[key], rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--strategy", "fsdp"), "needs more than one process"),
+        (("--strategy", "zero"), "is one of ddp, fsdp"),
+        (("--accumulate", "0"), "must be at least 1"),
+    ],
+)
+def test_strategies_that_cannot_be_are_refused(spec, tmp_path, options, message):
+    done = detc_train(spec, "tiny", tmp_path / "run", *options)
+    assert done.returncode == 1
+    assert message in done.stderr
+
+
 def test_one_process_that_fails_ends_all_and_says_why_once(spec, tmp_path):
     done = detc_train(spec, "bursts", tmp_path / "run", "--devices", "2", "--batch", "2")
     assert done.returncode == 1

@@ -26,6 +26,9 @@ def train(
     seed: Annotated[int, typer.Option(help="Decides the first weights, the order of images, every transform.")] = 0,
     workers: Annotated[int, typer.Option(help="Processes that load images, for each device.")] = 2,
     devices: Annotated[int, typer.Option(min=1, help="Processes that train, each on a GPU where there are any.")] = 1,
+    strategy: Annotated[
+        str, typer.Option(help="ddp: every process has all weights. fsdp: each has a part of them, which saves memory.")
+    ] = "ddp",
     compiled: Annotated[
         bool, typer.Option("--compile", help="Train what torch.compile makes of the detector.")
     ] = False,
@@ -61,6 +64,7 @@ def train(
         partial,
         recomputed(detector, remat, remat_budget),
         compiled,
+        strategy,
     )
     done = run_training(detector, options, report)
     if done.interrupted:
