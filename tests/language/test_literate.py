@@ -11,8 +11,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 from harness import Case, cases, run
 
 HERE = Path(__file__).parent
-FILES = [*sorted(HERE.glob("*.md")), HERE.parents[1] / "docs" / "language.md", HERE.parents[1] / "README.md"]
-CASES = [case for file in FILES if file.exists() for case in cases(file)]
+ROOT = HERE.parents[1]
+FILES = [*sorted(HERE.glob("*.md")), *sorted(ROOT.glob("docs/*.md")), ROOT / "README.md"]
+CASES = [case for file in FILES for case in cases(file)]
 
 
 @pytest.mark.parametrize("case", CASES, ids=[c.name for c in CASES])
