@@ -121,37 +121,44 @@ class Detector:
         """One view as a module; its state dict has the keys of the published checkpoint."""
         return self.modules(view)[view]
 
-    def predictor(self, weights: str | Path) -> Predictor:
+    def predictor(self, weights: str | Path, tta: bool | None = None) -> Predictor:
         """This detector with weights from a file, ready to look for objects in images; on the GPU where there is one.
 
         >>> model = detc.load("mine.det").predictor("best.safetensors")
         >>> for found in model(["street.jpg"]):
         ...     print(found.names, found.boxes, found.scores)
 
+        `tta` is whether images are looked at in several views: None as the data says, True at least mirrored too.
+
         Raises:
-            DiagnosticError: no-settings, class-lists-differ, proposals-missing where it takes more than an image, and
-                whatever is wrong with the weights.
+            DiagnosticError: as `detc.runtime.predict.detector_predictor`.
         """
         from detc.runtime.predict import detector_predictor
 
-        return detector_predictor(self, Path(weights))
+        return detector_predictor(self, Path(weights), tta)
 
     def evaluate(
-        self, weights: str | Path, data: str | Path | None = None, split: str = "test", workers: int = 2
+        self,
+        weights: str | Path,
+        data: str | Path | None = None,
+        split: str = "test",
+        workers: int = 2,
+        tta: bool | None = None,
     ) -> Measured:
         """Measures this detector on a split of its data, in the folder `data` if not in the spec's.
 
         >>> measured = detc.load("mine.det").evaluate("best.safetensors")
         >>> print(measured.evaluation.metrics["AP"])
 
-        Warnings about the data go to the standard error stream; `workers` processes load images.
+        Warnings about the data go to the standard error stream; `workers` processes load images. `tta` is as for
+        `predictor`.
 
         Raises:
             DiagnosticError: as `detc.runtime.evaluate.evaluate`.
         """
         from detc.runtime.evaluate import evaluate
 
-        return evaluate(self, Path(weights), _path(data), split, workers, _tell)
+        return evaluate(self, Path(weights), _path(data), split, workers, _tell, tta=tta)
 
     def train(self, data: str | Path | None = None, **options: Any) -> Trained:
         """Trains this detector as its spec says, with data in the folder `data` if not in the spec's.

@@ -27,6 +27,7 @@ from detc.runtime.evaluation.frequency import mean_by_frequency
 from detc.runtime.evaluation.voc import voc_figures, voc_mean
 from detc.runtime.files import write_json, write_text, write_whole
 from detc.runtime.predict import Engine, FxEngine, data_of, default_device, loaded_module, preprocess_of
+from detc.runtime.views import augmentation_of
 
 if TYPE_CHECKING:
     from detc.runtime.detector import Detector
@@ -75,12 +76,14 @@ class Evaluation:
     """`metrics` maps names to values from 0 to 1, nan where the data has no object of that size.
 
     The names are METRICS, of detectors with masks MASK_METRICS too; or PROPOSAL_METRICS, with no figures of classes.
-    VOC_METRICS, CITYSCAPES_METRICS and FREQUENCY_METRICS follow on data in those forms.
+    VOC_METRICS, CITYSCAPES_METRICS and FREQUENCY_METRICS follow on data in those forms. `views` is how often each image was
+    looked at.
     """
 
     metrics: dict[str, float]
     classes: tuple[ClassFigures, ...]
     images: int
+    views: int = 1
 
     @property
     def has_masks(self) -> bool:
@@ -112,6 +115,7 @@ class Evaluation:
         ]
         return {
             "images": self.images,
+            "views": self.views,
             "metrics": {name: plain(value) for name, value in self.metrics.items()},
             "classes": rows,
         }
@@ -136,31 +140,29 @@ def deciding_metric(tells_classes: bool) -> str:
 
 
 class EvaluationImages:
-    """The images of a data set as batches for an engine: an item is (inputs, placements, images)."""
+    """The images of a data set as batches for an engine: an item is (inputs, placements, images), of one image, since a
+    figure must not depend on what an image is batched with. Each image comes once for every one of `views`."""
 
-    def __init__(self, dataset: Dataset, preprocess: Preprocess, batch: int = 1) -> None:
-        images = dataset.images
-        self.groups = [images[i : i + batch] for i in range(0, len(images), batch)]
-        self.preprocess = preprocess
+    def __init__(self, dataset: Dataset, *views: Preprocess) -> None:
+        self.images = dataset.images
+        self.views = views
 
     def __len__(self) -> int:
-        return len(self.groups)
+        return len(self.images) * len(self.views)
 
     def __getitem__(self, index: int) -> EvaluationBatch | Unreadable:
-        group = self.groups[index]
+        number, view = divmod(index, len(self.views))
+        image = self.images[number]
         try:
-            batch, placements = self.preprocess([read_image(image.path, image.size) for image in group])
+            batch, placements = self.views[view]([read_image(image.path, image.size)])
         except DiagnosticError as error:
             return Unreadable(tuple(error))
         inputs = {"image": batch}
-        given = [
-            image.proposals.placed(placement.forth, placement.scaled)
-            for image, placement in zip(group, placements, strict=True)
-            if image.proposals is not None
-        ]
-        if given:
+        if image.proposals is not None:
+            (placement,) = placements
+            given = [image.proposals.placed(placement.forth, placement.scaled)]
             inputs["proposals"], inputs["proposal_scores"] = pack_proposals(given)
-        return inputs, placements, group
+        return inputs, placements, (image,)
 
 
 def evaluation_batches(images: EvaluationImages, workers: int) -> Iterable[Any]:
@@ -183,12 +185,23 @@ def _as_it_is(item: Any) -> Any:
 
 
 def detect(
-    engine: Engine, batches: Iterable[EvaluationBatch | Unreadable]
+    engine: Engine,
+    batches: Iterable[EvaluationBatch | Unreadable],
+    views: int = 1,
+    merged: Callable[[Sequence[Detections]], Detections] = lambda found: found[0],
 ) -> Iterator[tuple[AnnotatedImage, Detections]]:
-    """What the engine finds in each image. Raises DiagnosticError image-unreadable."""
+    """What the engine finds in each image, of which there are so many views one after the other.
+
+    Raises:
+        DiagnosticError: image-unreadable.
+    """
+    found: list[Detections] = []
     for item in batches:
-        inputs, placements, images = readable(item)
-        yield from zip(images, Preprocess.detections(engine(**inputs), placements), strict=True)
+        inputs, placements, (image,) = readable(item)
+        found += Preprocess.detections(engine(**inputs), placements)
+        if len(found) == views:
+            yield image, merged(found)
+            found = []
 
 
 def evaluate(
@@ -200,27 +213,35 @@ def evaluate(
     tell: Callable[[Iterable[Diagnostic]], None] = lambda warnings: None,
     watch: Callable[[Iterable[Any]], Iterable[Any]] = iter,
     measure: bool = True,
+    tta: bool | None = None,
 ) -> Measured:
     """Evaluates a detector with weights from a file on a split of its data.
 
     `data` replaces the root of the data. Warnings about the data go to `tell`. The loader of batches is iterated
-    through `watch`, where a caller may show how far it is. Without `measure`, it is only looked for objects.
+    through `watch`, where a caller may show how far it is. Without `measure`, it is only looked for objects. `tta` is
+    whether images are looked at in several views: None as the data says, True at least mirrored too, False not.
 
     Raises:
-        DiagnosticError: no-settings, class-lists-differ, and whatever is wrong with the data or the weights.
+        DiagnosticError: no-settings, class-lists-differ, views-not-merged, and whatever is wrong with the data or the
+            weights.
     """
     settings = data_of(detector)
+    augmentation = augmentation_of(detector.graph, settings, tta)
     view = detector.graph.view("predict")
     masks, proposals = "masks" in view.views["predict"], "proposals" in view.inputs
     root = data_root(settings, detector.path, data)
     dataset, problems = read_split(settings, split, root, strict=True, masks=masks, proposals=proposals)
     tell(problems)
     engine = FxEngine(loaded_module(detector.named(dataset.classes), weights), default_device())
-    images = EvaluationImages(dataset, preprocess_of(settings, detector.graph.size_divisor))
-    batches = watch(evaluation_batches(images, workers))
-    found = {image.number: detections for image, detections in detect(engine, batches)}
+    once = preprocess_of(settings, detector.graph.size_divisor)
+    views = augmentation.of(once) if augmentation else (once,)
+    batches = watch(evaluation_batches(EvaluationImages(dataset, *views), workers))
+    looks = detect(engine, batches, len(views), augmentation.merged) if augmentation else detect(engine, batches)
+    found = {image.number: detections for image, detections in looks}
     tells_classes = "classes" in view.views["predict"]
     evaluation = evaluation_of(dataset, found, tells_classes, settings.sources(split)) if measure else None
+    if evaluation is not None:
+        evaluation = replace(evaluation, views=len(views))
     return Measured(evaluation, dataset, found, tells_classes)
 
 

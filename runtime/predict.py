@@ -16,6 +16,7 @@ from detc.dsl.diagnostics import DiagnosticError
 from detc.runtime.data.preprocess import Detections, Preprocess
 from detc.runtime.data.settings import Data, data_settings
 from detc.runtime.inputs import Order, Picture, picture_pixels, read_ahead, several
+from detc.runtime.views import Augmentation, augmentation_of
 
 if TYPE_CHECKING:
     import torch
@@ -117,7 +118,7 @@ class Found(Detections):
 
 @dataclass(frozen=True)
 class Predictor:
-    """An engine with what belongs before and after it.
+    """An engine with what belongs before and after it, and its test-time augmentation where it has one.
 
     >>> for found in predictor(["street.jpg"]):
     ...     print(found.names, found.boxes, found.scores)
@@ -126,6 +127,7 @@ class Predictor:
     engine: Engine
     preprocess: Preprocess
     classes: tuple[str, ...]
+    augmentation: Augmentation | None = None
 
     def __call__(self, pictures: Picture | Iterable[Picture], order: Order = "bgr") -> list[Found]:
         """What is found in each picture, or in the only one: boxes in its own pixels, by falling score.
@@ -152,21 +154,30 @@ class Predictor:
 
         Images go through the engine one by one: a result must not depend on what an image is batched with.
         """
-        batch, placements = self.preprocess([image])
-        (found,) = Preprocess.detections(self.engine(batch), placements)
+        looks = [self._look(image, view) for view in self._views()]
+        found = self.augmentation.merged(looks) if self.augmentation else looks[0]
         return Found(found.boxes, found.scores, found.classes, found.masks, known=self.classes)
 
+    def _views(self) -> tuple[Preprocess, ...]:
+        return self.augmentation.of(self.preprocess) if self.augmentation else (self.preprocess,)
 
-def detector_predictor(detector: Detector, weights: Path) -> Predictor:
-    """A detector with weights from a file, run by torch, on the GPU where there is one.
+    def _look(self, image: np.ndarray, view: Preprocess) -> Detections:
+        batch, placements = view([image])
+        (found,) = Preprocess.detections(self.engine(batch), placements)
+        return found
+
+
+def detector_predictor(detector: Detector, weights: Path, tta: bool | None = None) -> Predictor:
+    """A detector with weights from a file, run by torch, on the GPU where there is one; `tta` as for `evaluate`.
 
     Raises:
-        DiagnosticError: no-settings, class-lists-differ, proposals-missing where it takes more than an image, and
-            whatever is wrong with the weights.
+        DiagnosticError: no-settings, class-lists-differ, views-not-merged, proposals-missing where it takes more than
+            an image, and whatever is wrong with the weights.
     """
     from detc.runtime.checkpoint import read_checkpoint
 
     settings = data_of(detector)
+    augmentation = augmentation_of(detector.graph, settings, tta)
     view = detector.graph.view("predict")
     if "proposals" in view.inputs:
         hint = "`detc eval` runs it on the images of its data, whose sources name a file of proposals"
@@ -178,4 +189,4 @@ def detector_predictor(detector: Detector, weights: Path) -> Predictor:
             detector = detector.named(named)
     engine = FxEngine(loaded_module(detector, weights), default_device())
     classes = tuple(detector.classes) if "classes" in view.views["predict"] else ("object",)
-    return Predictor(engine, preprocess_of(settings, detector.graph.size_divisor), classes)
+    return Predictor(engine, preprocess_of(settings, detector.graph.size_divisor), classes, augmentation)

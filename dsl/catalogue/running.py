@@ -174,6 +174,20 @@ Right: predictor(image)
 """,
 )
 
+VIEWS_NOT_MERGED = Kind(
+    "E0721",
+    "views-not-merged",
+    """
+Test-time augmentation was asked for, of a detector whose views cannot be merged.
+
+What is found in the views of an image goes through one more non-maximum suppression, with the threshold of the one that
+the detector's boxes come from. A predict view that ends in something else does not say what that is.
+
+Wrong: `detc eval mine.det --tta`, where the head returns boxes that no `nms` chose.
+Right: `detc eval mine.det --no-tta`, or a head whose predict view ends in `nms`.
+""",
+)
+
 OUT_OF_MEMORY = Kind(
     "E0711",
     "out-of-memory",

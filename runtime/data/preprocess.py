@@ -36,25 +36,31 @@ class Detections:
 
 @dataclass(frozen=True)
 class Placement:
-    """Where an image went: its own width and height, and those it was scaled to in the top left of the batch."""
+    """Where an image went: its own width and height, those it was scaled to in the top left of the batch, and whether
+    it is mirrored there, left to right."""
 
     original: tuple[int, int]
     scaled: tuple[int, int]
+    mirrored: bool = False
 
     @property
     def forth(self) -> Affine:
         """From pixels of the original image to pixels of the batch."""
-        return Affine((self.scaled[0] / self.original[0], self.scaled[1] / self.original[1]))
+        across, down = self.scaled[0] / self.original[0], self.scaled[1] / self.original[1]
+        return Affine((-across, down), (float(self.scaled[0]), 0.0)) if self.mirrored else Affine((across, down))
 
     def back(self, boxes: np.ndarray) -> np.ndarray:
         """Boxes (K, 4) in pixels of the batch, as pixels of the original image, cut at its border."""
         factors = np.asarray([self.original[0] / self.scaled[0], self.original[1] / self.scaled[1]] * 2, np.float32)
-        return clip_boxes(boxes.astype(np.float32) * factors, *self.original)
+        placed = boxes.astype(np.float32) * factors
+        if self.mirrored:
+            placed[:, [2, 0]] = np.float32(self.original[0]) - placed[:, [0, 2]]
+        return clip_boxes(placed, *self.original)
 
 
 @dataclass(frozen=True)
 class Preprocess:
-    """Scaling, normalising and padding, as a spec's data says.
+    """Scaling, normalising and padding, as a spec's data says; with `mirrored`, mirrored too, left to right.
 
     Batches are padded to a multiple of `multiple` pixels, or, for an engine of fixed size, to `fixed` (width, height),
     into which images are fitted keeping their ratio.
@@ -64,6 +70,7 @@ class Preprocess:
     normalize: Normalize
     multiple: int
     fixed: tuple[int, int] | None = None
+    mirrored: bool = False
 
     def __call__(self, images: Sequence[np.ndarray]) -> tuple[np.ndarray, list[Placement]]:
         """The batch (N, 3, H, W) float32 of images (h, w, 3) uint8 in blue, green, red, and where each went."""
@@ -71,9 +78,11 @@ class Preprocess:
         nothing = (np.zeros((0, 4), np.float32), np.zeros(0, np.int64))
         scaled = [self._resize()(Sample(image, *nothing), rng).image for image in images]
         placements = [
-            Placement((image.shape[1], image.shape[0]), (small.shape[1], small.shape[0]))
+            Placement((image.shape[1], image.shape[0]), (small.shape[1], small.shape[0]), self.mirrored)
             for image, small in zip(images, scaled, strict=True)
         ]
+        if self.mirrored:
+            scaled = [small[:, ::-1] for small in scaled]
         least = self.fixed or (1, 1)
         return pad_batch(scaled, self.normalize, 1 if self.fixed else self.multiple, least), placements
 
@@ -97,7 +106,9 @@ class Preprocess:
             labels = np.zeros(len(boxes), np.int64) if classes is None else classes[row][present]
             masks = None
             if "masks" in outputs:
-                masks = tuple(paste_masks(outputs["masks"][row][present], boxes, placement.original))
+                cells = outputs["masks"][row][present]
+                cells = cells[..., ::-1] if placement.mirrored else cells
+                masks = tuple(paste_masks(cells, boxes, placement.original))
             found.append(Detections(boxes, outputs["scores"][row][present], labels, masks))
         return found
 

@@ -62,6 +62,24 @@ SOURCES = (Coco, Lvis, Voc, Cityscapes, WiderFace, Yolo)
 
 
 @dataclass(frozen=True)
+class Views:
+    sizes: tuple[tuple[int, int], ...] = ()
+    flip: bool = True
+
+    def __post_init__(self) -> None:
+        fine = isinstance(self.sizes, tuple) and all(
+            isinstance(size, tuple | list)
+            and len(size) == 2
+            and all(isinstance(side, int) and 1 <= side <= 16384 for side in size)
+            for size in self.sizes
+        )
+        require(fine, "sizes", "must be a list of [width, height] with sides from 1 to 16384 pixels")
+        distinct = {tuple(size) for size in self.sizes}
+        require(len(distinct) == len(self.sizes), "sizes", "has the same size twice")
+        require(self.flip or len(self.sizes) > 1, "flip", "without mirrored views there must be two sizes")
+
+
+@dataclass(frozen=True)
 class Data:
     classes: tuple[str, ...] | int
     root: str
@@ -78,6 +96,7 @@ class Data:
     repeat: int = 1
     oversample: float | None = None
     most_proposals: int = 2000
+    test_views: Views | None = field(default=None, metadata=one_of(Views))
 
     def __post_init__(self) -> None:
         if isinstance(self.classes, int):

@@ -39,7 +39,12 @@ def nms(boxes: Tensor, scores: Tensor, classes: Tensor, *, iou: float, keep: int
     (intersection over union) by more than `iou`, and so on; of equal scores the first is the better. What has score 0
     is never kept; absent results have box and score 0, class -1. Gradients flow through what is kept.
     """
-    return kept_rows(torch.ops.detc.nms(boxes, scores, classes, iou, keep), boxes, scores, classes)
+    return kept_rows(nms_rows(boxes, scores, classes, iou=iou, keep=keep), boxes, scores, classes)
+
+
+def nms_rows(boxes: Tensor, scores: Tensor, classes: Tensor, *, iou: float, keep: int) -> Tensor:
+    """The rows of the candidates that `nms` keeps, best first, then -1: (N, keep) int64."""
+    return torch.ops.detc.nms(boxes, scores, classes, iou, keep)
 
 
 def kept_rows(index: Tensor, boxes: Tensor, scores: Tensor, classes: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -28,6 +28,9 @@ REMAT = "Compute part of what the backward pass needs again, rather than keeping
 REMAT_BUDGET = "What that may cost, as a part of the forward pass's FLOPs."
 
 
+TTA = "Look at each image in several views and merge them; else as the spec's data says."
+
+
 def recomputed(detector: Detector, remat: bool, budget: float, height: int = 640, width: int = 640) -> Recomputed:
     """What the backward pass of a detector computes again, with the options --remat and --remat-budget."""
     from detc.compiler.memory import NOTHING

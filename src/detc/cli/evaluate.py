@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from detc.cli.common import TTA, split_spec
 from detc.cli.common import report as tell
-from detc.cli.common import split_spec
 
 if TYPE_CHECKING:
     from detc.runtime.evaluate import Evaluation
@@ -27,6 +27,7 @@ def evaluate(
         float | None, typer.Option(min=0, max=1, help="Least score of the report's confusions; else where F1 is best.")
     ] = None,
     workers: Annotated[int, typer.Option(min=0, help="Processes that load images.")] = 2,
+    tta: Annotated[bool | None, typer.Option("--tta/--no-tta", help=TTA)] = None,
     measure: Annotated[bool, typer.Option(help="Work out metrics; --no-measure only looks for objects.")] = True,
 ) -> None:
     """Measure a detector on annotated images, with COCO's metrics."""
@@ -47,7 +48,7 @@ def evaluate(
     detector = detc.load(*split_spec(spec))
     if report is not None and "classes" not in detector.graph.view("predict").views["predict"]:
         raise typer.BadParameter(f"--report is about classes, and {detector.graph.name} finds proposals without any")
-    measured = run(detector, weights, data, split, workers, tell, watch, measure)
+    measured = run(detector, weights, data, split, workers, tell, watch, measure, tta)
     if measured.evaluation is not None:
         _print(measured.evaluation, split)
     if output is not None:
@@ -75,7 +76,8 @@ def _print(evaluation: Evaluation, split: str) -> None:
         if evaluation.classes
         else "recall of proposals"
     )
-    console.print(f"{evaluation.images} images of {split}; COCO {kind}, computed by pycocotools")
+    seen = f" in {evaluation.views} views each" if evaluation.views > 1 else ""
+    console.print(f"{evaluation.images} images of {split}{seen}; COCO {kind}, computed by pycocotools")
     if evaluation.classes:
         table = Table(box=None, header_style="bold", pad_edge=False)
         more = (*(["mask_AP"] if evaluation.has_masks else []), *evaluation.own_metrics)
