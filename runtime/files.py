@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,13 @@ from detc.dsl.diagnostics import DiagnosticError
 _UNFINISHED = ".writing-"
 
 
-def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Calls `write` with a temporary name in the same folder (made if needed), then renames what it wrote to `path`.
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A temporary name in the same folder (made if needed), of which the file becomes `path` at the end of the block.
 
     The temporary name has the suffix of `path`. What is there and no file, such as /dev/stdout or a pipe, is written to
-    and not replaced. Raises DiagnosticError cannot-write on any failure of the file system.
+    and not replaced. A block that fails leaves nothing. Raises DiagnosticError cannot-write on any failure of the file
+    system.
     """
     temporary: Path | None = None
     try:
@@ -30,7 +33,7 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
         handle, name = tempfile.mkstemp(prefix=_UNFINISHED, suffix=path.suffix, dir=folder)
         os.close(handle)
         temporary = Path(name)
-        write(temporary)
+        yield temporary
         if special:
             path.write_bytes(temporary.read_bytes())
         else:
@@ -41,6 +44,12 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+    """Calls `write` with the temporary name of `whole`. Raises DiagnosticError cannot-write."""
+    with whole(path) as temporary:
+        write(temporary)
 
 
 def remove_unfinished(folder: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -14,7 +14,8 @@ from PIL import Image, ImageOps
 
 from detc.dsl.catalogue.running import BAD_PICTURE, NO_IMAGES
 from detc.dsl.diagnostics import DiagnosticError
-from detc.runtime.data.images import MOST_PIXELS, SUFFIXES, read_image
+from detc.runtime.data.images import MOST_PIXELS, SUFFIXES, is_file, read_image
+from detc.runtime.videos import VIDEO_SUFFIXES
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -71,7 +72,7 @@ def several(pictures: Picture | Iterable[Picture]) -> Iterable[Picture]:
     return [pictures] if isinstance(pictures, str | os.PathLike | Image.Image) else pictures
 
 
-def read_ahead(items: Iterable[T], read: Callable[[T], R]) -> Iterator[tuple[T, Callable[[], R]]]:
+def read_ahead(items: Iterable[T], read: Callable[[T], R]) -> Generator[tuple[T, Callable[[], R]], None, None]:
     """The items with what reads them, in order; a thread reads the next ones while one is worked on.
 
     Calling the second of a pair gives what `read` returned for the first, or raises what it raised.
@@ -90,8 +91,11 @@ def read_ahead(items: Iterable[T], read: Callable[[T], R]) -> Iterator[tuple[T, 
         pool.shutdown(cancel_futures=True)
 
 
-def image_files(arguments: Sequence[str]) -> list[Path]:
-    """The image files that files, folders and patterns name, each once, in order.
+def media_files(arguments: Sequence[str], recursive: bool = False) -> list[Path]:
+    """The images and videos that files, folders and patterns name, each once, in order.
+
+    A file that is named is taken whatever its ending; of folders, and with `recursive` of those below them, and of
+    patterns such as photographs/**/*.jpg, the files that end as images or videos do. Links to folders are not followed.
 
     Raises:
         DiagnosticError: no-images, for every argument that names none.
@@ -100,28 +104,52 @@ def image_files(arguments: Sequence[str]) -> list[Path]:
     problems = []
     for argument in arguments:
         path = Path(argument)
-        if path.is_dir():
-            matches = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file())
-            reason = "the folder has no images"
-        elif path.is_file():
-            matches, reason = [path], ""
+        reason = ""
+        if is_file(path):
+            matches = [path]
+        elif os.path.isdir(argument):  # noqa: PTH112  (a name that no file can have is no folder)
+            try:
+                matches = list(_below(path, recursive))
+                reason = "the folder has no images or videos"
+            except OSError as error:
+                matches, reason = [], f"{error.filename}: {error.strerror}"
         else:
             matches = _matching(path)
-            reason = "no such file or folder, and no pattern that matches an image"
+            reason = "no such file or folder, and no pattern that matches an image or video"
         if not matches:
-            kinds = ", ".join(sorted(SUFFIXES))
-            problems.append(NO_IMAGES.at(None, f"{argument}: {reason}", detail=f"images end in {kinds}"))
+            kinds = ", ".join(sorted(SUFFIXES | VIDEO_SUFFIXES))
+            problems.append(NO_IMAGES.at(None, f"{argument}: {reason}", detail=f"images and videos end in {kinds}"))
         found.update(dict.fromkeys(matches))
     if problems:
         raise DiagnosticError(problems)
     return list(found)
 
 
+def is_video(path: Path) -> bool:
+    """Whether a file's name is that of a video."""
+    return path.suffix.lower() in VIDEO_SUFFIXES
+
+
+def _below(folder: Path, recursive: bool) -> Iterator[Path]:
+    """The images and videos of a folder, by name, and then those of its folders. Raises OSError."""
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    for root, folders, names in os.walk(folder, onerror=fail):
+        folders[:] = sorted(folders) if recursive else []
+        yield from (path for name in sorted(names) if _is_medium(path := Path(root, name)))
+
+
 def _matching(pattern: Path) -> list[Path]:
-    """The image files that a pattern such as photographs/**/*.jpg matches."""
+    """The images and videos that a pattern such as photographs/**/*.jpg matches."""
     base = Path(pattern.anchor)
     try:
         found = [*base.glob(str(pattern.relative_to(base)))]
-    except (ValueError, IndexError):  # a pattern that pathlib does not take
+    except (ValueError, IndexError, OSError):  # a pattern that pathlib does not take, or a folder that it cannot read
         found = []
-    return sorted(path for path in found if path.suffix.lower() in SUFFIXES and path.is_file())
+    return sorted(filter(_is_medium, found))
+
+
+def _is_medium(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES | VIDEO_SUFFIXES and is_file(path)

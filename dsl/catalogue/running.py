@@ -188,6 +188,34 @@ Right: `detc eval mine.det --no-tta`, or a head whose predict view ends in `nms`
 """,
 )
 
+VIDEO_UNREADABLE = Kind(
+    "E0722",
+    "video-unreadable",
+    """
+A video cannot be read, or not to its end: it is missing, damaged, no MP4, QuickTime, AVI, Matroska or WebM file, in a
+coding that OpenCV does not know, without a frame, or of frames that change their size. What was found in the frames
+before the fault is kept.
+
+An MP4 file whose end is missing cannot be opened at all, since its index is there.
+
+Wrong: a recording that broke off.
+Right: `ffmpeg -i broken.mkv -c copy mended.mkv`, or the whole file.
+""",
+)
+
+VIDEO_ENDS_EARLY = Kind(
+    "E0723",
+    "video-ends-early",
+    """
+A video has fewer frames than it says: it was cut off, or its sound is longer than its pictures. What was found in its
+frames is kept.
+
+Wrong: a download that broke off.
+Right: the whole file.
+""",
+    severity="warning",
+)
+
 OUT_OF_MEMORY = Kind(
     "E0711",
     "out-of-memory",

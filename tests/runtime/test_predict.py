@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import cv2
@@ -15,7 +16,7 @@ from detc.dsl.diagnostics import DiagnosticError
 from detc.runtime.data.masks import bitmap
 from detc.runtime.data.preprocess import Preprocess
 from detc.runtime.data.transforms import Normalize, Resize
-from detc.runtime.inputs import image_files
+from detc.runtime.inputs import media_files
 from detc.runtime.predict import Predictor
 from detc.runtime.predictions import write_predictions
 
@@ -45,7 +46,8 @@ def bright_square(path: Path, width: int, height: int, box: tuple[int, int, int,
 def test_boxes_are_in_pixels_of_the_image_and_within_it(tmp_path, width, height):
     box = (width // 4, height // 4, width * 3 // 4, height // 2)
     bright_square(tmp_path / "a.png", width, height, box)
-    ((_, found),) = write_predictions(PREDICTOR, [tmp_path / "a.png"], tmp_path / "out", 0.3)
+    (look,) = write_predictions(PREDICTOR, [tmp_path / "a.png"], tmp_path / "out", 0.3)
+    found = look.found
     pixel = max(width, height) / 64 + 1
     assert np.abs(found.boxes[0] - np.asarray(box)).max() <= pixel
     assert found.boxes[1].tolist() == [0, 0, width, height]
@@ -67,16 +69,46 @@ def test_predictions_are_coco_json_and_pictures_draw_what_is_above_the_score(tmp
 
 
 def test_files_folders_and_patterns_are_taken_once(tmp_path):
-    for name in ("a.png", "b.JPG", "deep/c.png", "notes.txt"):
+    for name in ("a.png", "b.JPG", "v.mp4", "deep/c.png", "deep/er/d.webm", "notes.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"")
-    a, b, c = (tmp_path / name for name in ("a.png", "b.JPG", "deep/c.png"))
-    assert image_files([str(tmp_path)]) == [a, b]
-    assert image_files([str(a), str(tmp_path)]) == [a, b]
-    assert image_files([str(tmp_path / "**" / "*.png")]) == [a, c]
+    a, b, v, c, d = (tmp_path / name for name in ("a.png", "b.JPG", "v.mp4", "deep/c.png", "deep/er/d.webm"))
+    assert media_files([str(tmp_path)]) == [a, b, v]
+    assert media_files([str(tmp_path)], recursive=True) == [a, b, v, c, d]
+    assert media_files([str(a), str(tmp_path)]) == [a, b, v]
+    assert media_files([str(tmp_path / "**" / "*.png")]) == [a, c]
+    assert media_files([str(tmp_path / "notes.txt")]) == [tmp_path / "notes.txt"]
     with pytest.raises(DiagnosticError) as error:
-        image_files([str(tmp_path / "nothing"), str(tmp_path / "*.gif"), str(a)])
-    assert [diagnostic.kind.slug for diagnostic in error.value] == ["no-images", "no-images"]
+        media_files(
+            [str(tmp_path / "nothing"), str(tmp_path / "*.gif"), str(a), "x" * 5000, "a\0b", str(tmp_path / "[")]
+        )
+    assert [diagnostic.kind.slug for diagnostic in error.value] == ["no-images"] * 5
+
+
+def test_links_that_go_round_are_not_followed(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"")
+    (tmp_path / "round").symlink_to(tmp_path)
+    assert media_files([str(tmp_path)], recursive=True) == [tmp_path / "a.png"]
+
+
+def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
+    def refuse(top: object, onerror: Callable[[OSError], None]) -> Iterator[object]:
+        onerror(PermissionError(13, "Permission denied", str(tmp_path / "secret")))
+        yield from ()
+
+    monkeypatch.setattr("detc.runtime.inputs.os.walk", refuse)
+    with pytest.raises(DiagnosticError, match="secret: Permission denied"):
+        media_files([str(tmp_path)], recursive=True)
+
+
+def test_pictures_replace_none_of_the_files_that_are_looked_at(tmp_path):
+    bright_square(tmp_path / "a.png", 64, 64, (8, 8, 40, 40))
+    before = (tmp_path / "a.png").read_bytes()
+    with pytest.raises(DiagnosticError) as error:
+        list(write_predictions(PREDICTOR, [tmp_path / "a.png"], tmp_path / "deep" / "..", 0.3))
+    assert error.value.diagnostics[0].kind.slug == "bad-option"
+    assert {path.name for path in tmp_path.iterdir()} == {"a.png"}
+    assert (tmp_path / "a.png").read_bytes() == before
 
 
 def test_images_with_the_same_name_keep_their_own_pictures(tmp_path):
@@ -112,7 +144,7 @@ def masking_finder(image: np.ndarray) -> dict[str, np.ndarray]:
 def test_masks_are_written_as_run_lengths_and_drawn(tmp_path):
     bright_square(tmp_path / "a.png", 128, 128, (32, 32, 96, 96))
     predictor = Predictor(masking_finder, PREDICTOR.preprocess, CLASSES)
-    ((_, found),) = write_predictions(predictor, [tmp_path / "a.png"], tmp_path / "out", 0.3)
+    (look,) = write_predictions(predictor, [tmp_path / "a.png"], tmp_path / "out", 0.3)
     content = json.loads((tmp_path / "out" / "predictions.json").read_text())
     first, second = content["annotations"]
     pixels = coco_masks.decode(first["segmentation"]).astype(bool)
@@ -121,7 +153,7 @@ def test_masks_are_written_as_run_lengths_and_drawn(tmp_path):
     assert not pixels[66:].any()
     assert first["area"] == pixels.sum()
     assert second["area"] == 128 * 64 - 4  # beyond the outermost cells is nothing, which costs the corners
-    assert np.array_equal(pixels, bitmap(found.masks[0]))
+    assert np.array_equal(pixels, bitmap(look.found.masks[0]))
     picture = cv2.imread(str(tmp_path / "out" / content["images"][0]["picture"]))
     assert tuple(picture[55, 70]) != (255, 255, 255)
     assert tuple(picture[80, 70]) == (255, 255, 255)

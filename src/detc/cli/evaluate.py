@@ -37,14 +37,12 @@ def evaluate(
         raise typer.BadParameter("--report needs metrics: leave --no-measure out")
     if score is not None and report is None:
         raise typer.BadParameter("--score is for the report: give --report FOLDER too")
-    from rich.console import Console
-    from rich.progress import track
-
     import detc
+    from detc.cli.progress import watched
     from detc.runtime.evaluate import evaluate as run
     from detc.runtime.evaluate import write_evaluation
 
-    watch = partial(track, description="evaluating", console=Console(stderr=True))
+    watch = partial(watched, what="evaluating")
     detector = detc.load(*split_spec(spec))
     if report is not None and "classes" not in detector.graph.view("predict").views["predict"]:
         raise typer.BadParameter(f"--report is about classes, and {detector.graph.name} finds proposals without any")

@@ -3,35 +3,73 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from detc.cli.common import TTA, split_spec
+from detc.cli.common import TTA, report, split_spec
+from detc.cli.progress import progress
 
 if TYPE_CHECKING:
     from detc.runtime.predict import Predictor
+    from detc.runtime.predictions import Look
 
 
 def predict(
     spec: Annotated[str, typer.Argument(metavar="SPEC[:NAME]|ARTIFACT", help="The spec, or an exported artifact.")],
-    images: Annotated[list[str], typer.Argument(help="Image files, folders or patterns.")],
-    output: Annotated[Path, typer.Option(help="Folder for pictures and predictions.json.")],
+    images: Annotated[list[str], typer.Argument(help="Images, videos, folders or patterns.")],
+    output: Annotated[Path, typer.Option(help="Folder for pictures, videos and predictions.json.")],
     weights: Annotated[Path | None, typer.Option(help="The trained weights; an artifact has its own.")] = None,
     score: Annotated[float, typer.Option(min=0, max=1, help="Least score of the boxes drawn.")] = 0.3,
     tta: Annotated[bool | None, typer.Option("--tta/--no-tta", help=TTA)] = None,
+    recursive: Annotated[bool, typer.Option("--recursive", help="Look into the folders of folders too.")] = False,
+    every: Annotated[int, typer.Option(min=1, help="Of videos, look at every so-maniest frame.")] = 1,
 ) -> None:
-    """Find objects in images: pictures with boxes, and all boxes as COCO JSON."""
-    from detc.runtime.inputs import image_files
-    from detc.runtime.predictions import write_predictions
+    """Find objects in images and videos: pictures with boxes, and all boxes as COCO JSON.
 
-    paths = image_files(images)
+    Ctrl-C keeps what is done until then.
+    """
+    from detc.runtime.inputs import media_files
+    from detc.runtime.predictions import count_looks, write_predictions
+
+    paths = media_files(images, recursive)
     predictor = _predictor(spec, weights, tta)
-    for path, found in write_predictions(predictor, paths, output, score):
-        counts = Counter(predictor.classes[number] for number in found.above(score).classes)
-        typer.echo(f"{path}: {', '.join(f'{count} {name}' for name, count in counts.items()) or 'nothing'}")
-    typer.echo(f"{len(paths)} pictures and predictions.json are in {output}")
+    looks = write_predictions(predictor, paths, output, score, every, report)
+    with (
+        closing(looks),
+        progress(count_looks(paths, every), "predicting") as step,
+        closing(_Tally(score)) as tally,
+    ):
+        for look in looks:
+            tally.add(look)
+            step()
+    typer.echo(f"pictures of {len(paths)} files and predictions.json are in {output}")
+
+
+class _Tally:
+    """Prints what was found in each file, when the next one's turn comes, or none's."""
+
+    def __init__(self, score: float) -> None:
+        self.score = score
+        self.path: Path | None = None
+        self.frames = 0
+        self.counts: Counter[str] = Counter()
+
+    def add(self, look: Look) -> None:
+        if look.path != self.path:
+            self.close()
+            self.path = look.path
+        self.frames += look.frame is not None
+        self.counts.update(look.found.above(self.score).names)
+
+    def close(self) -> None:
+        if self.path is not None:
+            seen = f"{self.frames} frames, " if self.frames else ""
+            found = ", ".join(f"{count} {name}" for name, count in self.counts.items()) or "nothing"
+            typer.echo(f"{self.path}: {seen}{found}")
+        self.path, self.frames, self.counts = None, 0, Counter()
 
 
 def _predictor(spec: str, weights: Path | None, tta: bool | None) -> Predictor:
