@@ -43,8 +43,11 @@ class SizeAnalysis:
 
 @dataclass(frozen=True)
 class Analysis:
-    """What is behind an AP50. Boxes from `score` on are those believed in `at_score`, the confusion matrix (C + 1, C +
-    1) and the recall of sizes; `chosen` says that it is where F1 of all classes is best, and nobody gave it."""
+    """What is behind an AP50, of boxes, or with `masks` of masks.
+
+    Boxes from `score` on are those believed in `at_score`, the confusion matrix (C + 1, C + 1) and the recall of sizes;
+    `chosen` says that it is where F1 of all classes is best, and nobody gave it.
+    """
 
     classes: tuple[ClassAnalysis, ...]
     sizes: tuple[SizeAnalysis, ...]
@@ -53,10 +56,17 @@ class Analysis:
     chosen: bool
     at_score: Working
     matrix: np.ndarray
+    masks: bool = False
+
+    @property
+    def prefix(self) -> str:
+        """What the names of its files and metrics begin with."""
+        return "mask_" if self.masks else ""
 
     def as_json(self) -> dict[str, Any]:
         """All of it, nan as null."""
         return {
+            "of": "masks" if self.masks else "boxes",
             "iou": 0.5,
             "score": plain(self.score),
             "score_is_where_f1_is_best": self.chosen,
@@ -101,12 +111,14 @@ def _plain_working(working: Working) -> dict[str, float | None]:
     return {name: plain(value) for name, value in asdict(working).items()}
 
 
-def analyse(dataset: Dataset, found: Mapping[int, Detections], score: float | None = None) -> Analysis:
-    """Analyses the boxes of a detector that tells classes apart, by image number.
+def analyse(
+    dataset: Dataset, found: Mapping[int, Detections], score: float | None = None, masks: bool = False
+) -> Analysis:
+    """Analyses the boxes, or the masks, of a detector that tells classes apart, by image number.
 
     Without a score, boxes are believed from where F1 of all classes together is best.
     """
-    matches = match(dataset, found)
+    matches = match(dataset, found, "segm" if masks else "bbox")
     wrong, counts = errors(matches), matches.object_counts()
     counted, hits = ~matches.aside, matches.objects >= 0
     objects = int(counts.sum())
@@ -118,7 +130,7 @@ def analyse(dataset: Dataset, found: Mapping[int, Detections], score: float | No
     at_score = working_at(believed, matches.scores[counted], hits[counted], objects)
     classes = tuple(_class(matches, label, int(counts[label]), wrong) for label in range(len(dataset.classes)))
     matrix = confusion(matches, believed)
-    return Analysis(classes, _sizes(matches, believed), wrong, believed, score is None, at_score, matrix)
+    return Analysis(classes, _sizes(matches, believed), wrong, believed, score is None, at_score, matrix, masks)
 
 
 def _class(matches: Matches, label: int, count: int, wrong: Errors) -> ClassAnalysis:

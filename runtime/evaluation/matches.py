@@ -1,10 +1,13 @@
-"""Which box found which object at IoU 0.5, as COCO's AP50 decides it, and what lies near the boxes that found none."""
+"""Which box found which object at IoU 0.5, as COCO's AP50 decides it, and what lies near the boxes that found none.
+
+Where a detector finds masks, the same is worked out of them: what is said of boxes here then holds of masks.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -14,6 +17,8 @@ from detc.runtime.evaluate import coco_run, counted_results
 
 LEAST_IOU = 0.5
 SIZES = ("small", "medium", "large")
+# What is compared: boxes, or masks, as pycocotools calls them.
+Compared = Literal["bbox", "segm"]
 
 
 @dataclass(frozen=True)
@@ -62,10 +67,13 @@ class Matches:
         return np.where(self.finders >= 0, np.append(self.scores, -1.0)[self.finders], -1.0)
 
 
-def match(dataset: Dataset, found: Mapping[int, Detections]) -> Matches:
-    """Matches what a detector that tells classes apart found, by image number, with the objects, by their boxes."""
+def match(dataset: Dataset, found: Mapping[int, Detections], compared: Compared = "bbox") -> Matches:
+    """Matches what a detector that tells classes apart found, by image number, with the objects, by boxes or masks.
+
+    By masks, objects without a usable one are set aside.
+    """
     results, counts = counted_results(dataset, found)
-    run = coco_run(dataset, results, "bbox", counts, thresholds=[LEAST_IOU])
+    run = coco_run(dataset, results, compared, counts, thresholds=[LEAST_IOU])
     truth, label_of = run.cocoGt.anns, {number: label for label, number in enumerate(dataset.category_ids)}
     to_find = [number for number, item in truth.items() if not item["iscrowd"]]
     row_of = {number: row for row, number in enumerate(to_find)}
@@ -82,7 +90,7 @@ def match(dataset: Dataset, found: Mapping[int, Detections]) -> Matches:
     finders[taken[taken >= 0]] = np.flatnonzero(taken >= 0)
     labels = np.asarray([label_of[box["category_id"]] for box in boxes], np.int64)
     object_labels = np.asarray([label_of[truth[number]["category_id"]] for number in to_find], np.int64)
-    near = _Near(labels, object_labels)
+    near = _Near(labels, object_labels, compared)
     near.look(boxes, [truth[number] for number in to_find])
     columns = [run.params.catIds.index(number) for number in dataset.category_ids]
     return Matches(
@@ -119,8 +127,9 @@ def _cells(run: Any) -> list[dict[str, Any]]:
 class _Near:
     """The objects near each box."""
 
-    def __init__(self, labels: np.ndarray, object_labels: np.ndarray) -> None:
+    def __init__(self, labels: np.ndarray, object_labels: np.ndarray, compared: Compared) -> None:
         self.labels, self.object_labels = labels, object_labels
+        self.key = "bbox" if compared == "bbox" else "segmentation"
         self.same_iou, self.other_iou = np.zeros(len(labels)), np.zeros(len(labels))
         self.same_object = np.full(len(labels), -1, np.int64)
         self.other_object = self.same_object.copy()
@@ -136,11 +145,12 @@ class _Near:
             rows = box_rows.get(image)
             if rows is None:
                 continue
-            corners = [
-                np.asarray([items[row]["bbox"] for row in chosen], np.float64)
-                for items, chosen in ((boxes, rows), (objects, there))
+            places: list[Any] = [
+                [items[row][self.key] for row in chosen] for items, chosen in ((boxes, rows), (objects, there))
             ]
-            ious = np.asarray(mask.iou(*corners, np.zeros(len(there), np.uint8)))
+            if self.key == "bbox":
+                places = [np.asarray(corners, np.float64) for corners in places]
+            ious = np.asarray(mask.iou(*places, np.zeros(len(there), np.uint8)))
             alike = self.labels[rows][:, None] == self.object_labels[there][None]
             for chosen, iou, place in (
                 (alike, self.same_iou, self.same_object),

@@ -38,25 +38,28 @@ svg .line { fill: none; stroke: var(--good); stroke-width: 1.8 }
 """
 
 
-def to_page(title: str, evaluation: Evaluation, analysis: Analysis) -> str:
-    """The page, of an evaluation and what is behind its AP50 of boxes."""
-    sections = (
-        _metrics(evaluation),
-        _errors(analysis),
-        _classes(evaluation, analysis),
-        _curves(analysis),
-        _confusion(analysis),
-        _sizes(evaluation, analysis),
-    )
-    objects = sum(row.objects for row in analysis.classes)
+def to_page(title: str, evaluation: Evaluation, *analyses: Analysis) -> str:
+    """The page, of an evaluation and what is behind its AP50 of boxes and, where it has those, of masks."""
+    sections = [_metrics(evaluation)]
+    for analysis in analyses:
+        sections += [
+            _errors(analysis),
+            _classes(evaluation, analysis),
+            _curves(analysis),
+            _confusion(analysis),
+            _sizes(evaluation, analysis),
+        ]
+    classes = analyses[0].classes
+    objects = sum(row.objects for row in classes)
+    what = "boxes and, further down, of masks" if any(analysis.masks for analysis in analyses) else "boxes"
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         # Whatever a name may hold, nothing is loaded and nothing runs.
         "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">\n"
         '<meta name="viewport" content="width=device-width">\n'
         f"<title>{_text(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
-        f"<h1>{_text(title)}</h1>\n<p>{evaluation.images} images, {objects} objects to find in {len(analysis.classes)} "
-        "classes. Metrics are COCO's, computed by pycocotools; everything below them is of boxes at IoU 0.5, matched "
+        f"<h1>{_text(title)}</h1>\n<p>{evaluation.images} images, {objects} objects to find in {len(classes)} "
+        f"classes. Metrics are COCO's, computed by pycocotools; everything below them is of {what} at IoU 0.5, matched "
         "as for AP50.</p>\n" + "\n".join(sections) + "\n</body>\n</html>\n"
     )
 
@@ -78,6 +81,11 @@ def _short(name: str) -> str:
 
 def _figure(value: float, places: int = 3) -> str:
     return "-" if math.isnan(value) else f"{value:.{places}f}"
+
+
+def _of(analysis: Analysis) -> str:
+    """What follows a heading, where there are two of its kind."""
+    return " of masks" if analysis.masks else ""
 
 
 def _section(title: str, about: str, *content: str) -> str:
@@ -134,26 +142,34 @@ def _errors(analysis: Analysis) -> str:
     lines.append(["all wrong boxes", "left out together", "", _figure(errors.wrong)])
     lines.append(["all objects not found", "left out together", "", _figure(errors.unfound)])
     table = _table(["error", "", "count", "AP50 gained"], lines, words=1)
-    return _section("Errors", about, _svg(560, 8 + 26 * len(rows), "AP50 gained by mending each kind", parts), table)
+    return _section(
+        "Errors" + _of(analysis),
+        about,
+        _svg(560, 8 + 26 * len(rows), "AP50 gained by mending each kind", parts),
+        table,
+    )
 
 
 def _classes(evaluation: Evaluation, analysis: Analysis) -> str:
     head = ["class", "objects", "AP", "AP50"]
-    if evaluation.has_masks:
+    if evaluation.has_masks and not analysis.masks:
         head.append("mask AP")
-    head += [name.replace("_", " ") for name in evaluation.own_metrics]
+    own = () if analysis.masks else evaluation.own_metrics
+    head += [name.replace("_", " ") for name in own]
     head += ["best F1", "from score", "precision", "recall"]
     rows = []
     for figures, row in zip(evaluation.classes, analysis.classes, strict=True):
-        values = [figures.ap, figures.ap50]
-        values += [figures.mask_ap] if evaluation.has_masks else []
-        values += evaluation.own_figures(figures).values()
+        values = [figures.mask_ap if analysis.masks else figures.ap, row.ap50]
+        values += [figures.mask_ap] if evaluation.has_masks and not analysis.masks else []
+        values += [evaluation.own_figures(figures)[name] for name in own]
         values += [row.best.f1, row.best.score, row.best.precision, row.best.recall]
         rows.append([_text(row.name), str(row.objects), *map(_figure, values)])
     wrong = [[_text(row.name), *(str(row.errors[name]) for name in KINDS)] for row in analysis.classes]
     about = "The score from which F1 is best was chosen on these very images, so F1 there is a little too good."
     claims = "Errors count for the class that a box claims, missed objects for their own."
-    return _section("Classes", about, _table(head, rows), f"<p>{claims}</p>", _table(["class", *KINDS], wrong))
+    return _section(
+        "Classes" + _of(analysis), about, _table(head, rows), f"<p>{claims}</p>", _table(["class", *KINDS], wrong)
+    )
 
 
 def _curves(analysis: Analysis) -> str:
@@ -161,10 +177,12 @@ def _curves(analysis: Analysis) -> str:
     shown = sorted(known, key=lambda row: -row.objects)[:MOST_CURVES] if len(known) > MOST_CURVES else known
     about = (
         "Precision over recall, read off as COCO's AP50 does; the dot is where F1 is best. "
-        + _of_many(len(shown), len(known), "with the most objects", "curves.csv")
+        + _of_many(len(shown), len(known), "with the most objects", f"{analysis.prefix}curves.csv")
     ).strip()
     return _section(
-        "Precision and recall", about, '<div class="curves">' + "\n".join(_curve(r) for r in shown) + "</div>"
+        "Precision and recall" + _of(analysis),
+        about,
+        '<div class="curves">' + "\n".join(_curve(r) for r in shown) + "</div>",
     )
 
 
@@ -227,10 +245,12 @@ def _confusion(analysis: Analysis) -> str:
         + f": precision {_figure(working.precision)}, recall {_figure(working.recall)}, F1 {_figure(working.f1)}. Rows "
         "are objects, the darker the larger the part of their row; the last column has those that were not found, the "
         "last row boxes where nothing is. "
-        + _of_many(len(shown) - 1, classes, "most confused with others", "confusion.csv")
+        + _of_many(len(shown) - 1, classes, "most confused with others", f"{analysis.prefix}confusion.csv")
     ).strip()
     size = (left + cell * len(shown) + 90, top + cell * len(shown) + 4)
-    return _section("Confusion", about, '<div class="wide">' + _svg(*size, "confusion matrix", parts) + "</div>")
+    return _section(
+        "Confusion" + _of(analysis), about, '<div class="wide">' + _svg(*size, "confusion matrix", parts) + "</div>"
+    )
 
 
 def _cell(x: float, y: float, cell: float, count: int, total: int, right: bool) -> str:
@@ -251,7 +271,7 @@ def _cell(x: float, y: float, cell: float, count: int, total: int, right: bool) 
 
 
 def _sizes(evaluation: Evaluation, analysis: Analysis) -> str:
-    keys = [("APs", "ARs"), ("APm", "ARm"), ("APl", "ARl")]
+    keys = [(f"{analysis.prefix}AP{size}", f"{analysis.prefix}AR{size}") for size in "sml"]
     head = ["size", "objects", "AP", "AP50", "AR", "found"]
     rows = []
     parts = []
@@ -271,5 +291,8 @@ def _sizes(evaluation: Evaluation, analysis: Analysis) -> str:
         f"score {analysis.score:.3f} or more."
     )
     return _section(
-        "Sizes", about, _svg(560, 8 + 44 * len(rows), "AP50 and objects found by size", parts), _table(head, rows)
+        "Sizes" + _of(analysis),
+        about,
+        _svg(560, 8 + 44 * len(rows), "AP50 and objects found by size", parts),
+        _table(head, rows),
     )

@@ -16,19 +16,23 @@ from detc.runtime.evaluation.page import readable_text, to_page
 from detc.runtime.files import write_json, write_text
 
 
-def write_report(folder: Path, title: str, evaluation: Evaluation, analysis: Analysis) -> list[str]:
+def write_report(folder: Path, title: str, evaluation: Evaluation, *analyses: Analysis) -> list[str]:
     """Writes report.html (one page, for people), report.json (all figures) and CSV tables of the same.
+
+    The analyses are of boxes and, of a detector that finds them, of masks, whose tables begin with "mask_".
 
     Returns the names of the files.
     Raises:
         DiagnosticError: cannot-write.
     """
-    write_text(folder / "report.html", to_page(title, evaluation, analysis))
-    write_json(folder / "report.json", {"title": title, **evaluation.as_json(), "analysis": analysis.as_json()})
+    write_text(folder / "report.html", to_page(title, evaluation, *analyses))
+    behind = {f"{analysis.prefix}analysis": analysis.as_json() for analysis in analyses}
+    write_json(folder / "report.json", {"title": title, **evaluation.as_json(), **behind})
     names = ["report.html", "report.json"]
-    for name, rows in _tables(evaluation, analysis).items():
-        write_text(folder / name, _csv(rows))
-        names.append(name)
+    for analysis in analyses:
+        for name, rows in _tables(evaluation, analysis).items():
+            write_text(folder / f"{analysis.prefix}{name}", _csv(rows))
+            names.append(f"{analysis.prefix}{name}")
     return names
 
 
@@ -41,7 +45,7 @@ def _tables(evaluation: Evaluation, analysis: Analysis) -> dict[str, Iterable[Se
             ("class", "objects", "boxes", "AP", "AP50", *best, *KINDS),
             *(
                 (
-                    *(row.name, row.objects, row.boxes, figures.ap, row.ap50),
+                    *(row.name, row.objects, row.boxes, figures.mask_ap if analysis.masks else figures.ap, row.ap50),
                     *(row.best.f1, row.best.score, row.best.precision, row.best.recall),
                     *(row.errors[kind] for kind in KINDS),
                 )

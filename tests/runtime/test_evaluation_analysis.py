@@ -7,9 +7,12 @@ import math
 
 import numpy as np
 import pytest
+from drawn import outline
 from found import Box, annotated, detected
 
 from detc.runtime.data.dataset import Dataset
+from detc.runtime.data.masks import Mask, read_mask, run_lengths
+from detc.runtime.data.preprocess import Detections
 from detc.runtime.evaluate import coco_metrics
 from detc.runtime.evaluation.analysis import analyse
 from detc.runtime.evaluation.confusion import confusion
@@ -261,3 +264,59 @@ def test_nothing_found_is_analysed_too():
     assert analysis.matrix.tolist() == [[0, 0, 1], [0, 0, 0], [0, 0, 0]]
     assert analysis.at_score.recall == 0 and math.isnan(analysis.at_score.precision)
     assert analysis.as_json()["classes"][0]["best_F1"]["score"] is None
+
+
+# ---- masks
+
+SIZE = (500, 500)
+
+
+def square(box: Box) -> Mask:
+    return read_mask([outline("square", *box)], SIZE)
+
+
+def with_masks(data: Dataset, found: dict[int, Detections]) -> tuple[Dataset, dict[int, Detections]]:
+    """The same with masks that fill their boxes, found ones a little less: nine tenths of the width."""
+    images = [dataclasses.replace(i, masks=tuple(square(box) for box in i.boxes.tolist())) for i in data.images]
+    masked = {}
+    for number, detections in found.items():
+        boxes = np.clip(detections.boxes, 0, 499)
+        boxes[:, 2] -= 0.1 * (boxes[:, 2] - boxes[:, 0])
+        runs = tuple(run_lengths(square(box), SIZE) for box in boxes.tolist())
+        masked[number] = dataclasses.replace(detections, masks=runs)
+    return dataclasses.replace(data, images=tuple(images)), masked
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_masks_are_analysed_as_pycocotools_measures_them(seed):
+    data, found = with_masks(*random_set(seed))
+    boxes, masks = analyse(data, found), analyse(data, found, masks=True)
+    metrics = coco_metrics(data, found).metrics
+    assert masks.errors.ap50 == pytest.approx(metrics["mask_AP50"], abs=1e-12)
+    assert boxes.errors.ap50 == pytest.approx(metrics["AP50"], abs=1e-12)
+    assert masks.errors.ap50 != boxes.errors.ap50
+    matches = match(data, found, "segm")
+    for label, row in enumerate(masks.classes):
+        if row.objects:
+            np.testing.assert_allclose(row.precision, matches.precision[label, 0], atol=1e-12)
+    assert (masks.matrix.sum(1)[:-1] == boxes.matrix.sum(1)[:-1]).all()
+    assert masks.as_json()["of"] == "masks"
+
+
+def test_a_mask_may_be_wrong_where_its_box_is_right():
+    """Of the first object the mask is found, of the second a third of it; the third has no usable mask."""
+    image = annotated(1, [(0, HERE), (0, THERE), (1, FAR)])
+    image = dataclasses.replace(image, masks=(square(HERE), square(THERE), None))
+    found = detected((0, 0.9, HERE), (0, 0.8, THERE), (1, 0.7, FAR))
+    x1, y1, x2, y2 = THERE
+    third = square([x1, y1, x1 + (x2 - x1) / 3, y2])
+    runs = tuple(run_lengths(mask, SIZE) for mask in (square(HERE), third, square(FAR)))
+    found = {1: dataclasses.replace(found, masks=runs)}
+    boxes, masks = analyse(dataset(image), found, 0.5), analyse(dataset(image), found, 0.5, masks=True)
+    assert dict(zip(KINDS, boxes.errors.counts.sum(0), strict=True)) == dict.fromkeys(KINDS, 0)
+    wrong = dict(zip(KINDS, masks.errors.counts.sum(0), strict=True))
+    assert wrong["localisation"] == 1
+    assert [row.objects for row in boxes.classes] == [2, 1]
+    assert [row.objects for row in masks.classes] == [2, 0]
+    assert boxes.matrix.tolist() == [[2, 0, 0], [0, 1, 0], [0, 0, 0]]
+    assert masks.matrix[0].tolist() == [1, 0, 1]

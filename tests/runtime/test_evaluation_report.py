@@ -153,19 +153,31 @@ def test_many_classes_leave_the_page_readable_and_the_tables_whole(tmp_path):
     assert text.count("class 1</title>") >= 2
 
 
-def test_masks_and_voc_have_their_columns():
+def test_masks_and_voc_have_their_columns_and_masks_their_sections(tmp_path):
     image = dataclasses.replace(
         annotated(1, [(0, PLACES[0])]), masks=(read_mask([[20, 10, 60, 10, 60, 70, 20, 70]], (500, 500)),)
     )
     dataset = Dataset(("a",), (1,), (image,))
-    found = dataclasses.replace(
-        detected((0, 0.9, PLACES[0])), masks=tuple(run_lengths(m, (500, 500)) for m in image.masks)
-    )
-    page = Page(to_page("t", coco_metrics(dataset, {1: found}), analyse(dataset, {1: found})))
-    assert "mask AP" in page.words and "VOC AP50" not in page.words
+    half = read_mask([[20, 10, 60, 10, 60, 30, 20, 30]], (500, 500))
+    found = dataclasses.replace(detected((0, 0.9, PLACES[0])), masks=(run_lengths(half, (500, 500)),))
+    evaluation = coco_metrics(dataset, {1: found})
+    boxes, masks = (analyse(dataset, {1: found}, masks=kind) for kind in (False, True))
+    page = Page(to_page("t", evaluation, boxes))
+    assert "mask AP" in page.words and "VOC AP50" not in page.words and "Errors of masks" not in page.words
+    names = write_report(tmp_path, "t", evaluation, boxes, masks)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names)
+    tables = {"classes", "curves", "confusion", "errors", "sizes"}
+    assert {"report.html", "report.json", *(f"{p}{t}.csv" for p in ("", "mask_") for t in tables)} == set(names)
+    page = Page((tmp_path / "report.html").read_text())
+    for heading in ("Errors", "Classes", "Precision and recall", "Confusion", "Sizes"):
+        assert heading in page.words and f"{heading} of masks" in page.words
+    content = json.loads((tmp_path / "report.json").read_text())
+    assert (content["analysis"]["AP50"], content["mask_analysis"]["AP50"]) == (1, 0)
+    rows = list(csv.DictReader((tmp_path / "mask_errors.csv").open(newline="")))
+    assert {row["error"]: row["count"] for row in rows}["localisation"] == "1"
     plain = coco_metrics(Dataset(("a",), (1,), (annotated(1, [(0, PLACES[0])]),)), {1: detected((0, 0.9, PLACES[0]))})
     voc = dataclasses.replace(plain, metrics=plain.metrics | {"VOC_AP50": 1.0, "VOC07_AP50": np.nan})
-    assert "VOC07 AP50" in Page(to_page("t", voc, analyse(dataset, {1: found}))).words
+    assert "VOC07 AP50" in Page(to_page("t", voc, boxes)).words
 
 
 def test_a_detector_that_tells_no_classes_apart_has_no_report(tmp_path):

@@ -55,8 +55,9 @@ def evaluate(
         from detc.runtime.evaluation.analysis import analyse
         from detc.runtime.evaluation.report import write_report
 
-        analysis = analyse(measured.dataset, measured.found, score)
-        names = write_report(report, f"{detector.graph.name} on {split}", measured.evaluation, analysis)
+        kinds = (False, True) if measured.evaluation.has_masks else (False,)
+        analyses = [analyse(measured.dataset, measured.found, score, masks) for masks in kinds]
+        names = write_report(report, f"{detector.graph.name} on {split}", measured.evaluation, *analyses)
         typer.echo(f"{', '.join(names)} are in {report}")
 
 
