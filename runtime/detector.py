@@ -129,13 +129,14 @@ class Detector:
         ...     print(found.names, found.boxes, found.scores)
 
         `tta` is whether images are looked at in several views: None as the data says, True at least mirrored too.
+        Warnings about the weights go to the standard error stream.
 
         Raises:
             DiagnosticError: as `detc.runtime.predict.detector_predictor`.
         """
         from detc.runtime.predict import detector_predictor
 
-        return detector_predictor(self, Path(weights), tta)
+        return detector_predictor(self, Path(weights), tta, _tell)
 
     def evaluate(
         self,
@@ -150,8 +151,8 @@ class Detector:
         >>> measured = detc.load("mine.det").evaluate("best.safetensors")
         >>> print(measured.evaluation.metrics["AP"])
 
-        Warnings about the data go to the standard error stream; `workers` processes load images. `tta` is as for
-        `predictor`.
+        Warnings about data and weights go to the standard error stream; `workers` processes load images. `tta` is as
+        for `predictor`.
 
         Raises:
             DiagnosticError: as `detc.runtime.evaluate.evaluate`.

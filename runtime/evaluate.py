@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from detc.dsl.diagnostics import Diagnostic, DiagnosticError
+from detc.dsl.diagnostics import DiagnosticError
 from detc.runtime.data.dataset import AnnotatedImage, Dataset
 from detc.runtime.data.images import Unreadable, read_image, readable
 from detc.runtime.data.masks import as_json, mask_areas, whole_image
@@ -26,7 +26,7 @@ from detc.runtime.evaluation.cityscapes import cityscapes_figures, cityscapes_me
 from detc.runtime.evaluation.frequency import mean_by_frequency
 from detc.runtime.evaluation.voc import voc_figures, voc_mean
 from detc.runtime.files import write_json, write_text, write_whole
-from detc.runtime.predict import Engine, FxEngine, data_of, default_device, loaded_module, preprocess_of
+from detc.runtime.predict import Engine, FxEngine, Tell, data_of, default_device, loaded_module, preprocess_of
 from detc.runtime.views import augmentation_of
 
 if TYPE_CHECKING:
@@ -210,16 +210,17 @@ def evaluate(
     data: Path | None = None,
     split: str = "test",
     workers: int = 0,
-    tell: Callable[[Iterable[Diagnostic]], None] = lambda warnings: None,
+    tell: Tell = lambda warnings: None,
     watch: Callable[[Iterable[Any]], Iterable[Any]] = iter,
     measure: bool = True,
     tta: bool | None = None,
 ) -> Measured:
     """Evaluates a detector with weights from a file on a split of its data.
 
-    `data` replaces the root of the data. Warnings about the data go to `tell`. The loader of batches is iterated
-    through `watch`, where a caller may show how far it is. Without `measure`, it is only looked for objects. `tta` is
-    whether images are looked at in several views: None as the data says, True at least mirrored too, False not.
+    `data` replaces the root of the data. Warnings about data and weights go to `tell`. The loader of batches is
+    iterated through `watch`, where a caller may show how far it is. Without `measure`, it is only looked for objects.
+    `tta` is whether images are looked at in several views: None as the data says, True at least mirrored too, False
+    not.
 
     Raises:
         DiagnosticError: no-settings, class-lists-differ, views-not-merged, and whatever is wrong with the data or the
@@ -232,7 +233,7 @@ def evaluate(
     root = data_root(settings, detector.path, data)
     dataset, problems = read_split(settings, split, root, strict=True, masks=masks, proposals=proposals)
     tell(problems)
-    engine = FxEngine(loaded_module(detector.named(dataset.classes), weights), default_device())
+    engine = FxEngine(loaded_module(detector.named(dataset.classes), weights, tell), default_device())
     once = preprocess_of(settings, detector.graph.size_divisor)
     views = augmentation.of(once) if augmentation else (once,)
     batches = watch(evaluation_batches(EvaluationImages(dataset, *views), workers))

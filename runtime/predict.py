@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from detc.dsl.catalogue.data import PROPOSALS_MISSING
-from detc.dsl.catalogue.running import CLASS_LISTS_DIFFER, NO_SETTINGS
-from detc.dsl.diagnostics import DiagnosticError
+from detc.dsl.catalogue.running import CLASS_LISTS_DIFFER, CLASSES_UNNAMED, NO_SETTINGS
+from detc.dsl.diagnostics import Diagnostic, DiagnosticError
 from detc.runtime.data.preprocess import Detections, Preprocess
 from detc.runtime.data.settings import Data, data_settings
 from detc.runtime.inputs import Order, Picture, picture_pixels, read_ahead, several
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from detc.runtime.detector import Detector
 
+Tell = Callable[[Iterable[Diagnostic]], None]
 # `image` (N, 3, H, W) float32, normalised, and what else the graph takes, to what `Preprocess.detections` reads.
 Engine = Callable[..., dict[str, np.ndarray]]
 
@@ -64,8 +65,8 @@ def data_of(detector: Detector) -> Data:
     return settings
 
 
-def loaded_module(detector: Detector, weights: Path) -> Any:
-    """The detector's predict module with weights from a file.
+def loaded_module(detector: Detector, weights: Path, tell: Tell = lambda warnings: None) -> Any:
+    """The detector's predict module with weights from a file. `tell` gets a warning where that names no classes.
 
     Raises:
         DiagnosticError: class-lists-differ where the file names other classes, and whatever is wrong with the weights.
@@ -75,6 +76,9 @@ def loaded_module(detector: Detector, weights: Path) -> Any:
     trained_on = read_checkpoint(weights).classes
     if trained_on is not None:
         _require_same_classes(detector, trained_on, str(weights))
+    elif "classes" in detector.graph.views["predict"]:
+        detail = f"the figures and pictures are right if they are {_listed(detector.classes)}, in this order"
+        tell([CLASSES_UNNAMED.at(None, f"{weights} does not say which classes it was trained on", detail=detail)])
     module = detector.modules("predict")["predict"]
     load_weights(module, weights, detector)
     return module
@@ -87,6 +91,11 @@ def _require_same_classes(detector: Detector, classes: Sequence[str], whose: str
         notes = (f"the detector's: {', '.join(detector.classes)}", f"those of {whose}: {', '.join(classes)}")
         summary = f"the classes of {detector.name} are not those of {whose}"
         raise DiagnosticError(CLASS_LISTS_DIFFER.at(None, summary, notes=notes))
+
+
+def _listed(classes: Sequence[str]) -> str:
+    few = ", ".join(classes[:8])
+    return few if len(classes) <= 8 else f"{few} and {len(classes) - 8} more"
 
 
 def default_device() -> str:
@@ -167,8 +176,12 @@ class Predictor:
         return found
 
 
-def detector_predictor(detector: Detector, weights: Path, tta: bool | None = None) -> Predictor:
+def detector_predictor(
+    detector: Detector, weights: Path, tta: bool | None = None, tell: Tell = lambda warnings: None
+) -> Predictor:
     """A detector with weights from a file, run by torch, on the GPU where there is one; `tta` as for `evaluate`.
+
+    Warnings about the weights go to `tell`.
 
     Raises:
         DiagnosticError: no-settings, class-lists-differ, views-not-merged, proposals-missing where it takes more than
@@ -187,6 +200,6 @@ def detector_predictor(detector: Detector, weights: Path, tta: bool | None = Non
         named = read_checkpoint(weights).classes
         if named is not None and len(named) == settings.classes:
             detector = detector.named(named)
-    engine = FxEngine(loaded_module(detector, weights), default_device())
+    engine = FxEngine(loaded_module(detector, weights, tell), default_device())
     classes = tuple(detector.classes) if "classes" in view.views["predict"] else ("object",)
     return Predictor(engine, preprocess_of(settings, detector.graph.size_divisor), classes, augmentation)

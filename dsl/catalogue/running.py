@@ -188,6 +188,21 @@ Right: `detc eval mine.det --no-tta`, or a head whose predict view ends in `nms`
 """,
 )
 
+CLASSES_UNNAMED = Kind(
+    "E0724",
+    "classes-unnamed",
+    """
+A file of weights does not name the classes it was trained on, so nothing says that they are those of the detector, in
+the same order. There are as many. Figures and pictures are right if they are the same.
+
+The weights that `detc train` writes name them, and so do MMDetection's checkpoints. A bare state dict does not.
+
+Wrong: `torch.save(model.state_dict(), "weights.pth")`
+Right: `torch.save({"state_dict": model.state_dict(), "meta": {"CLASSES": ["cat", "dog"]}}, "weights.pth")`
+""",
+    severity="warning",
+)
+
 VIDEO_UNREADABLE = Kind(
     "E0722",
     "video-unreadable",
