@@ -110,7 +110,7 @@ def media_files(arguments: Sequence[str], recursive: bool = False) -> list[Path]
         elif os.path.isdir(argument):  # noqa: PTH112  (a name that no file can have is no folder)
             try:
                 matches = list(_below(path, recursive))
-                reason = "the folder has no images or videos"
+                reason = f"the folder has no images or videos{'' if recursive else '; --recursive looks further down'}"
             except OSError as error:
                 matches, reason = [], f"{error.filename}: {error.strerror}"
         else:
