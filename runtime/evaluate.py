@@ -76,8 +76,8 @@ class Evaluation:
     """`metrics` maps names to values from 0 to 1, nan where the data has no object of that size.
 
     The names are METRICS, of detectors with masks MASK_METRICS too; or PROPOSAL_METRICS, with no figures of classes.
-    VOC_METRICS, CITYSCAPES_METRICS and FREQUENCY_METRICS follow on data in those forms. `views` is how often each image was
-    looked at.
+    VOC_METRICS, CITYSCAPES_METRICS and FREQUENCY_METRICS follow on data in those forms. `views` is how often each
+    image was looked at.
     """
 
     metrics: dict[str, float]

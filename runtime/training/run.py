@@ -28,7 +28,10 @@ if TYPE_CHECKING:
 PACKAGES = ("detc", "torch", "lightning", "numpy", "opencv-python-headless", "pycocotools")
 
 # The metrics that curves and lines show, of those that a detector has.
-SHOWN_METRICS = ("AP", "AP50", "AP75", "mask_AP", "VOC_AP50", "VOC07_AP50", "APr", "APc", "APf", "AR300", "AR1000")
+SHOWN_METRICS = (
+    *("AP", "AP50", "AP75", "mask_AP", "VOC_AP50", "VOC07_AP50", "Cityscapes_AP"),
+    *("APr", "APc", "APf", "AR300", "AR1000"),
+)
 
 
 @dataclass(frozen=True)
