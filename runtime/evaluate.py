@@ -135,8 +135,25 @@ class Measured:
 
 
 def deciding_metric(tells_classes: bool) -> str:
-    """The metric by which weights are the best: AP of boxes, or of proposals what most of them find."""
+    """The metric by which weights are the best where nobody says: AP of boxes, or what most proposals find."""
     return METRICS[0] if tells_classes else PROPOSAL_METRICS[2]
+
+
+def metric_names(tells_classes: bool, finds_masks: bool, sources: Sequence[Source]) -> tuple[str, ...]:
+    """The metrics that evaluations of a detector have, on data from these sources.
+
+    Those of LVIS's frequencies are there where its file says what is frequent.
+    """
+    if not tells_classes:
+        return PROPOSAL_METRICS
+    names = METRICS + MASK_METRICS if finds_masks else METRICS
+    if all(isinstance(source, Voc | WiderFace) for source in sources):
+        names += VOC_METRICS
+    if finds_masks and all(isinstance(source, Cityscapes) for source in sources):
+        names += CITYSCAPES_METRICS
+    if all(isinstance(source, Lvis) for source in sources):
+        names += FREQUENCY_METRICS + (tuple(f"mask_{name}" for name in FREQUENCY_METRICS) if finds_masks else ())
+    return names
 
 
 class EvaluationImages:

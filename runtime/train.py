@@ -37,6 +37,7 @@ from detc.runtime.evaluate import (
     deciding_metric,
     evaluation_batches,
     evaluation_of,
+    metric_names,
 )
 from detc.runtime.predict import data_of, preprocess_of
 from detc.runtime.training.averaging import Averaging
@@ -44,7 +45,7 @@ from detc.runtime.training.callbacks import Checkpoints, Curves, Evaluating, Int
 from detc.runtime.training.module import DetectorModule
 from detc.runtime.training.processes import Processes, joined
 from detc.runtime.training.run import Run, RunOptions, free_folder, latest_folder, resume_run, start_run
-from detc.runtime.training.schedule import EarlyStop, Schedule, check_labels, schedule_settings
+from detc.runtime.training.schedule import EarlyStop, Schedule, check_labels, check_metric, schedule_settings
 from detc.runtime.training.sharding import ShardedModule, sharding_strategy
 
 if TYPE_CHECKING:
@@ -145,6 +146,8 @@ def _train(
     dataset, problems = read_split(settings, "train", root, False, "truth_masks" in taken, "proposals" in taken)
     finds_masks, takes_proposals = "masks" in found.views["predict"], "proposals" in found.inputs
     tells_classes = "classes" in found.views["predict"]
+    assert detector.schedule is not None
+    check_metric(detector.schedule, schedule, metric_names(tells_classes, finds_masks, settings.sources("val")))
     validation, more = read_split(settings, "val", root, True, finds_masks, takes_proposals)
     tell([*problems, *more])
     if validation.classes != dataset.classes:
@@ -188,7 +191,7 @@ def _train(
         detector.graph, views, schedule, plan.rate, plan.steps_per_epoch, processes, options.seed, run.folder, keep
     )
     averaging = Averaging(schedule.average) if schedule.average is not None else None
-    evaluating = Evaluating(measure, processes, deciding_metric(tells_classes))
+    evaluating = Evaluating(measure, processes, schedule.metric or deciding_metric(tells_classes))
     stopping = _early_stop(schedule.stop, evaluating.deciding)
     saving = Checkpoints(run, evaluating, processes, (averaging or module).weights, keep)
     callbacks: list[pl.Callback] = [evaluating]
@@ -243,7 +246,7 @@ def _early_stop(settings: EarlyStop | None, deciding: str) -> EarlyStopping | No
     if settings is None:
         return None
     return EarlyStopping(
-        f"val/{settings.metric or deciding}",
+        f"val/{deciding}",
         settings.margin,
         settings.patience,
         mode="max",

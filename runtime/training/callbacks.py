@@ -118,7 +118,7 @@ class Checkpoints(pl.Callback):
                 raise Interrupted
 
     def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        figure = self.evaluating.evaluation.metrics[self.evaluating.deciding]
+        figure = self.evaluating.evaluation.metrics.get(self.evaluating.deciding, math.nan)
         if figure > self.best:
             self.best = figure
             self._save_weights(self.run.best_weights)

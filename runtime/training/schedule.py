@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from detc.compiler.graph import Graph
@@ -122,7 +123,6 @@ class MovingAverage:
 class EarlyStop:
     patience: int
     margin: float = 0.0
-    metric: str | None = None
 
     def __post_init__(self) -> None:
         require(self.patience >= 1, "patience", "must be at least 1")
@@ -145,6 +145,7 @@ class Schedule:
     accumulate: int = 1
     float32: tuple[str, ...] = ()
     average: MovingAverage | None = field(default=None, metadata=one_of(MovingAverage))
+    metric: str | None = None
     stop: EarlyStop | None = field(default=None, metadata=one_of(EarlyStop))
 
     def __post_init__(self) -> None:
@@ -192,6 +193,18 @@ def check_labels(record: Record, settings: Schedule, graph: Graph) -> None:
         if not any(group.names(key) for key in keys):
             message = f'no weight has "{group.path}" in its key'
             raise DiagnosticError(bad_setting(described, "path", message, _near(group.path, graph)))
+
+
+def check_metric(record: Record, settings: Schedule, known: Sequence[str]) -> None:
+    """Checks that the figure which decides is one of those that evaluations will have.
+
+    Raises:
+        DiagnosticError: bad-setting.
+    """
+    if settings.metric is not None and settings.metric not in known:
+        hint = f"{suggest(settings.metric, known)} They have {', '.join(known)}".strip()
+        message = "evaluations of this detector on this data have no such figure"
+        raise DiagnosticError(bad_setting(record, "metric", message, hint))
 
 
 def _near(label: str, graph: Graph) -> str:

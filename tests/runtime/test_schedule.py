@@ -13,6 +13,8 @@ from threads import threads
 
 import detc
 from detc.dsl.diagnostics import DiagnosticError
+from detc.runtime.evaluate import metric_names
+from detc.runtime.predict import data_of
 from detc.runtime.train import Trained, TrainOptions, train, training_settings
 from detc.runtime.training.callbacks import Checkpoints
 from detc.runtime.training.optimizer import SGD, AdamW, ParameterGroup
@@ -56,6 +58,8 @@ detector grouped = tiny with {
 detector nowhere = tiny with { schedule.optimizer = SGD(0.01, groups = [ParameterGroup("backbon")]) }
 detector half = tiny with { schedule.precision = "bfloat16"  schedule.float32 = ["bbox_head"] }
 detector nothing_below = tiny with { schedule.float32 = ["bbox_haed"] }
+detector by_ap50 = tiny with { schedule.metric = "VOC_AP50" }
+detector by_masks = tiny with { schedule.metric = "mask_AP" }
 detector two_decays = tiny with { schedule.decay = CosineDecay(first = 2.0, last = 1.0) }
 """
 
@@ -197,6 +201,19 @@ def test_a_run_that_gets_no_better_stops_early_and_does_not_go_on(spec, tmp_path
     assert "stopped after epoch 3: 2 evaluations without a better AP" in capsys.readouterr().err
     with pytest.raises(DiagnosticError, match="stopped early after epoch 3"):
         run(spec, tmp_path / "run", "stuck", resume=True)
+
+
+def test_the_best_weights_are_those_by_the_metric_of_the_schedule(spec, tmp_path):
+    done = run(spec, tmp_path / "run", "by_ap50")
+    assert done.metric == "VOC_AP50"
+    assert done.best == pytest.approx(max(row["VOC_AP50"] for row in done.run.rows("evaluations.csv")), abs=1e-5)
+    measured = detc.load(spec, "by_ap50").evaluate(done.run.best_weights, split="val", workers=0)
+    sources = data_of(detc.load(spec, "by_ap50")).val
+    assert tuple(measured.evaluation.metrics) == metric_names(True, False, sources)
+    with pytest.raises(DiagnosticError, match="no such figure") as error:
+        run(spec, tmp_path / "other", "by_masks")
+    assert "VOC_AP50" in error.value.diagnostics[0].detail
+    assert not (tmp_path / "other").exists()
 
 
 def test_gradients_are_accumulated_over_batches(spec, tmp_path, capsys):
