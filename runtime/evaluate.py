@@ -15,7 +15,7 @@ import numpy as np
 
 from detc.dsl.diagnostics import DiagnosticError
 from detc.runtime.data.dataset import AnnotatedImage, Dataset
-from detc.runtime.data.images import Unreadable, read_image, readable
+from detc.runtime.data.images import Unreadable, read_image, readable, watched_workers
 from detc.runtime.data.masks import as_json, mask_areas, whole_image
 from detc.runtime.data.preprocess import Detections, Placement, Preprocess
 from detc.runtime.data.proposals import pack_proposals, write_arrays
@@ -255,7 +255,8 @@ def evaluate(
     views = augmentation.of(once) if augmentation else (once,)
     batches = watch(evaluation_batches(EvaluationImages(dataset, *views), workers))
     looks = detect(engine, batches, len(views), augmentation.merged) if augmentation else detect(engine, batches)
-    found = {image.number: detections for image, detections in looks}
+    with watched_workers():
+        found = {image.number: detections for image, detections in looks}
     tells_classes = "classes" in view.views["predict"]
     evaluation = evaluation_of(dataset, found, tells_classes, settings.sources(split)) if measure else None
     if evaluation is not None:

@@ -27,6 +27,7 @@ from detc.dsl.catalogue.running import BAD_OPTION, CANNOT_RESUME, NO_SETTINGS, O
 from detc.dsl.diagnostics import Diagnostic, DiagnosticError
 from detc.runtime.checkpoint import load_pretrained, load_weights, save_weights
 from detc.runtime.data.dataset import Dataset, classes_differ
+from detc.runtime.data.images import watched_workers
 from detc.runtime.data.loading import EpochBatches, epoch_batches, trained_images, training_loader
 from detc.runtime.data.preprocess import Detections
 from detc.runtime.data.reading import read_split
@@ -218,7 +219,9 @@ def _train(
             use_distributed_sampler=False,
         )
         try:
-            trainer.fit(module, loader, evaluated, ckpt_path=run.state if options.resume else None, weights_only=True)
+            with watched_workers():
+                state = run.state if options.resume else None
+                trainer.fit(module, loader, evaluated, ckpt_path=state, weights_only=True)
         except Interrupted:
             return Trained(run, evaluating.deciding, saving.best, True, processes.first)
         except RuntimeError as error:  # torch has a class of its own for a GPU's memory alone

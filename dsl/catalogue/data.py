@@ -391,3 +391,15 @@ Right: the names of the new ones in pets/ImageSets/Main/train.txt, with annotati
 """,
     severity="warning",
 )
+
+WORKER_LOST = Kind(
+    "E0630",
+    "worker-lost",
+    """
+One of the processes that load images ended before its time. The system ends processes when memory runs out; what a run
+had saved is there, and `--resume` goes on from it.
+
+Wrong: detc train mine.det --workers 32, with 16 GiB
+Right: detc train mine.det --workers 4
+""",
+)

@@ -6,6 +6,7 @@ import hashlib
 import io
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -14,10 +15,13 @@ import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from detc.dsl.catalogue.data import IMAGE_UNREADABLE, SIZE_DISAGREES
+from detc.dsl.catalogue.data import IMAGE_UNREADABLE, SIZE_DISAGREES, WORKER_LOST
 from detc.dsl.diagnostics import Diagnostic, DiagnosticError
 
 T = TypeVar("T")
+
+# How torch says that one of a loader's processes is gone.
+_LOST_WORKER = "DataLoader worker"
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 MOST_PIXELS = 200_000_000
@@ -42,6 +46,22 @@ def readable(batch: T | Unreadable) -> T:
     if isinstance(batch, Unreadable):
         raise DiagnosticError(batch.diagnostics)
     return batch
+
+
+@contextmanager
+def watched_workers() -> Iterator[None]:
+    """Says so where a process that loads images ends before its time.
+
+    Raises:
+        DiagnosticError: worker-lost.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if _LOST_WORKER not in str(error):
+            raise
+        hint = "what kills them is mostly the lack of memory: fewer --workers need less"
+        raise DiagnosticError(WORKER_LOST.at(None, "a process that loads images was killed", detail=hint)) from None
 
 
 def read_image(path: Path, size: tuple[int, int] | None = None) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,7 @@ from detc.cli.predict import predict as predict_command
 from detc.compiler.values import Record
 from detc.dsl.catalogue.data import IMAGE_UNREADABLE
 from detc.dsl.diagnostics import DiagnosticError
+from detc.runtime.data.images import read_image
 from detc.runtime.files import write_whole
 from detc.runtime.train import Trained, TrainOptions, train
 from detc.runtime.training.module import DetectorModule
@@ -192,6 +194,20 @@ def test_an_image_that_goes_while_it_is_needed_is_named(spec, tmp_path, monkeypa
     with pytest.raises(DiagnosticError) as error:
         train(detc.load(spec, "tiny"), TrainOptions(output=tmp_path / "run", workers=1), lambda warnings: None)
     assert slug(error) == "image-unreadable"
+
+
+def test_a_loader_process_that_is_killed_is_said_to_be(spec, tmp_path, monkeypatch):
+    main = os.getpid()
+
+    def killed(path, size):
+        if os.getpid() != main:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return read_image(path, size)
+
+    monkeypatch.setattr("detc.runtime.data.loading.read_image", killed)
+    with pytest.raises(DiagnosticError) as error:
+        train(detc.load(spec, "tiny"), TrainOptions(output=tmp_path / "run", workers=1), lambda warnings: None)
+    assert slug(error) == "worker-lost"
 
 
 def test_a_damaged_state_cannot_be_resumed(spec, tmp_path):
