@@ -177,7 +177,7 @@ class EvaluationImages:
         inputs = {"image": batch}
         if image.proposals is not None:
             (placement,) = placements
-            given = [image.proposals.placed(placement.forth, placement.scaled)]
+            given = [image.proposals.placed(placement.layer)]
             inputs["proposals"], inputs["proposal_scores"] = pack_proposals(given)
         return inputs, placements, (image,)
 

@@ -177,7 +177,7 @@ def _train(
     _announce(console, run, dataset, validation, plan, step)
 
     preprocess = preprocess_of(settings, detector.graph.size_divisor)
-    loader = training_loader(images, settings, batches, preprocess.multiple, options.workers)
+    loader = training_loader(images, settings, batches, preprocess.multiple, options.workers, schedule.epochs)
     part = replace(validation, images=validation.images[processes.rank :: processes.count])
     evaluated = evaluation_batches(EvaluationImages(part, preprocess), options.workers)
 

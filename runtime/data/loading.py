@@ -14,13 +14,15 @@ from torch.utils.data import DataLoader, Sampler
 from torch.utils.data import Dataset as TorchDataset
 
 from detc.dsl.diagnostics import DiagnosticError
+from detc.runtime.data.augment import Augmentation
 from detc.runtime.data.dataset import AnnotatedImage, Dataset
 from detc.runtime.data.images import Unreadable, read_image
-from detc.runtime.data.masks import MaskWindow, draw_mask, pack_masks
+from detc.runtime.data.layers import draw_masks
+from detc.runtime.data.masks import MaskWindow, pack_masks
 from detc.runtime.data.preprocess import pad_batch
 from detc.runtime.data.proposals import Proposals, pack_proposals
+from detc.runtime.data.samples import Sample
 from detc.runtime.data.settings import Data
-from detc.runtime.data.transforms import Sample
 
 # A sample of an epoch: the epoch, the sample's place in it, and the image. Seeds come from the first two.
 Draw = tuple[int, int, int]
@@ -56,26 +58,33 @@ class TrainingImage:
 
 
 class TrainingImages(TorchDataset[TrainingImage | Unreadable]):
-    """Augmented training images, taken by `Draw`: the draw and the run's seed decide everything random."""
+    """Augmented training images, taken by `Draw`: the draw and the run's seed decide everything random.
 
-    def __init__(self, images: Sequence[AnnotatedImage], settings: Data, seed: int) -> None:
+    `epochs` is how many the run has: the last ones may be augmented otherwise.
+    """
+
+    def __init__(self, images: Sequence[AnnotatedImage], settings: Data, seed: int, epochs: int) -> None:
         self.images = images
-        self.settings = settings
         self.seed = seed
+        self.change = epochs - settings.last_epochs if settings.last_epochs else math.inf
+        self.augment = Augmentation(settings.augment, self._read, len(images))
+        self.last_augment = Augmentation(settings.last_augment, self._read, len(images))
 
     def __getitem__(self, draw: Draw) -> TrainingImage | Unreadable:
         epoch, place, index = draw
         image = self.images[index]
         rng = np.random.default_rng([self.seed, 1, epoch, place])
         try:
-            sample = Sample(read_image(image.path, image.size), *image.trained())
+            sample = (self.last_augment if epoch >= self.change else self.augment)(index, rng)
         except DiagnosticError as error:
             return Unreadable(tuple(error))
-        for transform in self.settings.augment:
-            sample = transform(sample, rng)
-        masks = sample.masks and tuple(draw_mask(mask, sample.place, sample.size) for mask in sample.masks)
-        proposals = image.proposals and image.proposals.placed(sample.place, sample.size)
+        masks = sample.masks and draw_masks(sample.masks, sample.layers, sample.size)
+        proposals = image.proposals and image.proposals.placed(sample.layers[0])
         return TrainingImage(sample, masks, proposals, image.path.name)
+
+    def _read(self, number: int) -> Sample:
+        image = self.images[number]
+        return Sample.annotated(read_image(image.path, image.size), *image.trained())
 
 
 def repetitions(images: Sequence[AnnotatedImage], threshold: float | None) -> np.ndarray:
@@ -221,11 +230,11 @@ class Collate:
 
 
 def training_loader(
-    images: Sequence[AnnotatedImage], settings: Data, batches: EpochBatches, multiple: int, workers: int
+    images: Sequence[AnnotatedImage], settings: Data, batches: EpochBatches, multiple: int, workers: int, epochs: int
 ) -> DataLoader[Batch | Unreadable]:
-    """The loader of training batches. The images must be those that `batches` was made for."""
+    """The loader of training batches of a run of so many epochs. The images must be those `batches` was made for."""
     return DataLoader(
-        TrainingImages(images, settings, batches.seed),  # type: ignore[arg-type]  # it is collated to Batch
+        TrainingImages(images, settings, batches.seed, epochs),  # type: ignore[arg-type]  # it is collated to Batch
         batch_sampler=batches,
         collate_fn=Collate(settings, multiple),
         num_workers=workers,

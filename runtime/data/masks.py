@@ -1,10 +1,7 @@
 """Masks of objects: read from annotations, moved with their image, pasted from what a detector says of them.
 
-Masks go through a detector's data as they were annotated, polygons as polygons and run lengths as run lengths, beside
-the map from the image as annotated to the image as augmented (`Affine`). They become pixels once, at the size that the
-detector sees and in a window around the object. So a polygon loses nothing to a change of size, what a crop cuts away
-is never drawn, and an image of two thousand objects costs their own areas. A bitmap takes the nearest pixel, as
-published training does.
+Between the two, `detc.runtime.data.layers` says where they are. A polygon is drawn from its moved corners; a bitmap
+takes the nearest pixel, as published training does.
 
 Pixel (i, j) covers x from j to j + 1 and y from i to i + 1. Run lengths count down the columns, from the left.
 """
@@ -174,9 +171,10 @@ def draw_mask(mask: Mask, place: Affine, size: Size) -> MaskWindow:
     x, y, width, height = coco_masks.toBbox(runs)
     (box,) = place.boxes(np.asarray([[x, y, x + width, y + height]]))
     left, top, right, bottom = _window(box[:2], box[2:], size)
-    columns = place.sources(left, right, 0, mask.size[0])
-    rows = place.sources(top, bottom, 1, mask.size[1])
-    return MaskWindow(left, top, coco_masks.decode(runs)[np.ix_(rows, columns)])
+    columns, rows = place.sources(np.arange(left, right), np.arange(top, bottom))
+    inside = (columns >= 0) & (columns < mask.size[0]) & (rows >= 0) & (rows < mask.size[1])
+    pixels = coco_masks.decode(runs)[rows * inside, columns * inside] * inside
+    return MaskWindow(left, top, pixels)
 
 
 def _window(least: np.ndarray, most: np.ndarray, size: Size) -> tuple[int, int, int, int]:

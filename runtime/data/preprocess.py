@@ -9,8 +9,10 @@ from typing import Self
 import numpy as np
 
 from detc.runtime.data.affine import Affine
+from detc.runtime.data.layers import Layer
 from detc.runtime.data.masks import RunLengths, paste_masks
-from detc.runtime.data.transforms import Normalize, Resize, Sample, clip_boxes
+from detc.runtime.data.samples import Sample, clip_boxes
+from detc.runtime.data.transforms import Normalize, Resize, scale_inside
 
 
 @dataclass(frozen=True)
@@ -44,10 +46,11 @@ class Placement:
     mirrored: bool = False
 
     @property
-    def forth(self) -> Affine:
-        """From pixels of the original image to pixels of the batch."""
+    def layer(self) -> Layer:
+        """The original image, as it lies in the batch."""
         across, down = self.scaled[0] / self.original[0], self.scaled[1] / self.original[1]
-        return Affine((-across, down), (float(self.scaled[0]), 0.0)) if self.mirrored else Affine((across, down))
+        place = Affine((-across, down), (float(self.scaled[0]), 0.0)) if self.mirrored else Affine((across, down))
+        return Layer.whole(self.original).moved(place, (0, 0, *self.scaled))
 
     def back(self, boxes: np.ndarray) -> np.ndarray:
         """Boxes (K, 4) in pixels of the batch, as pixels of the original image, cut at its border."""
@@ -120,10 +123,7 @@ class _FitInside:
     size: tuple[int, int]
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
-        width, height = sample.size
-        scale = min(self.size[0] / width, self.size[1] / height)
-        inside = (max(1, int(width * scale + 0.5)), max(1, int(height * scale + 0.5)))
-        return Resize(inside, keep_ratio=False)(sample, rng)
+        return scale_inside(sample, self.size)
 
 
 def pad_batch(

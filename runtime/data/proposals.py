@@ -13,7 +13,7 @@ import numpy as np
 
 from detc.dsl.catalogue.data import DATA_MISSING, PROPOSALS_MISMATCH, PROPOSALS_UNREADABLE
 from detc.dsl.diagnostics import DiagnosticError, Kind
-from detc.runtime.data.affine import Affine
+from detc.runtime.data.layers import Layer
 
 LARGEST_FILE = 8 << 30
 # Of the images with annotations, and of the boxes: how many may lack proposals, or reach over their image.
@@ -33,12 +33,15 @@ class Proposals:
     def none(cls) -> Proposals:
         return cls(np.zeros((0, 4), np.float32), np.zeros(0, np.float32))
 
-    def placed(self, place: Affine, size: tuple[int, int]) -> Proposals:
-        """These in an image of `size` (width, height) to which `place` takes theirs.
+    def placed(self, layer: Layer) -> Proposals:
+        """These in an image of which theirs is a layer.
 
-        They are cut at its border, and those of which nothing is left are gone.
+        They are cut around what is in sight of it, and those of which nothing is left are gone.
         """
-        boxes = np.clip(place.boxes(self.boxes), 0, np.asarray(size * 2, np.float32))
+        if not len(layer.frame):
+            return Proposals.none()
+        border = np.tile(np.stack([layer.frame.min(0), layer.frame.max(0)]), 2).astype(np.float32)
+        boxes = np.clip(layer.place.boxes(self.boxes), *border)
         alive = (boxes[:, 2:] > boxes[:, :2]).all(1)
         return Proposals(boxes[alive], self.scores[alive])
 

@@ -33,7 +33,8 @@ def read_split(
 ) -> tuple[Dataset, list[Diagnostic]]:
     """The data set of "train", "val" or "test", its sources' paths being relative to `root`, and warnings about it.
 
-    `strict` (an evaluation) lets no image be left out. `masks` and `proposals` are read where a detector needs them.
+    `strict` (an evaluation) lets no image be left out. `masks` and `proposals` are read where a detector needs them,
+    masks also where training pastes objects.
     `findings`, `decode` and `watch` are those of `build_dataset`; where findings keep going, sources that cannot be
     read are left out.
 
@@ -49,6 +50,7 @@ def read_split(
         hint = "--data ROOT on the command line says where the data lies"
         raise DiagnosticError(DATA_MISSING.at(None, f"{root}, the data's root, is not there", detail=hint))
     findings = Findings() if findings is None else findings
+    masks = masks or (split == "train" and settings.pastes)
     raw = []
     for source in sources:
         try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from detc.compiler.values import Record
@@ -29,7 +29,7 @@ def require(condition: bool, field: str, message: str) -> None:
 def interpret(record: Record, classes: tuple[type, ...]) -> Any:
     """An instance of the dataclass among `classes` that has the record's name, its fields filled from the record's.
 
-    A dataclass field whose metadata has "records" holds one record, or several, of those classes.
+    A dataclass field with the metadata of `one_of`, `list_of` or `lists_of` holds records.
 
     Raises:
         DiagnosticError: unknown-record for a record of another name, bad-setting for an impossible value.
@@ -69,22 +69,42 @@ def _field(record: Record, name: str, value: Any, metadata: Mapping[str, Any]) -
     allowed = metadata.get("records")
     if allowed is None or value is None:
         return tuple(value) if isinstance(value, list) else value
-    several = metadata.get("several", False)
-    items = tuple(value) if several else (value,)
-    if not all(isinstance(item, Record) for item in items):
-        raise DiagnosticError(bad_setting(record, name, "must be made of records such as " + allowed[0].__name__))
-    built = tuple(interpret(item, allowed) for item in items)
-    return built if several else built[0]
+    allowed = allowed() if callable(allowed) else allowed
+    depth = metadata["depth"]
+    try:
+        return _built(value, allowed, depth)
+    except _NotRecords:
+        shape = ("a record", "a list of records", "a list of lists of records")[depth]
+        message = f"must be {shape} such as {allowed[0].__name__}"
+        raise DiagnosticError(bad_setting(record, name, message)) from None
+
+
+class _NotRecords(Exception):
+    """Where something else stands in place of records."""
+
+
+def _built(value: Any, allowed: tuple[type, ...], depth: int) -> Any:
+    """The settings of a record, of a list of records (depth 1), or of a list of such lists (depth 2)."""
+    if depth and isinstance(value, tuple | list):
+        return tuple(_built(item, allowed, depth - 1) for item in value)
+    if depth or not isinstance(value, Record):
+        raise _NotRecords
+    return interpret(value, allowed)
 
 
 def one_of(*classes: type) -> dict[str, Any]:
     """Metadata of a dataclass field that holds one record."""
-    return {"records": classes}
+    return {"records": classes, "depth": 0}
 
 
 def list_of(*classes: type) -> dict[str, Any]:
     """Metadata of a dataclass field that holds a list of records."""
-    return {"records": classes, "several": True}
+    return {"records": classes, "depth": 1}
+
+
+def lists_of(classes: Callable[[], tuple[type, ...]]) -> dict[str, Any]:
+    """Metadata of a dataclass field that holds a list of lists of records. The classes may be defined after it."""
+    return {"records": classes, "depth": 2}
 
 
 def _text(value: Any) -> str:

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from detc.compiler.values import Record
+from detc.runtime.data.augment import JOINING, TRANSFORMS, AnyTransform, CopyPaste, has
 from detc.runtime.data.records import interpret, list_of, one_of, require
-from detc.runtime.data.transforms import TRANSFORMS, Normalize, Resize, Transform
+from detc.runtime.data.transforms import Normalize, Resize
 
 SPLITS = ("train", "val", "test")
 
@@ -86,7 +87,7 @@ class Data:
     train: tuple[Source, ...] = field(metadata=list_of(*SOURCES))
     val: tuple[Source, ...] = field(metadata=list_of(*SOURCES))
     test: tuple[Source, ...] = field(metadata=list_of(*SOURCES))
-    augment: tuple[Transform, ...] = field(metadata=list_of(*TRANSFORMS))
+    augment: tuple[AnyTransform, ...] = field(metadata=list_of(*TRANSFORMS))
     resize: Resize = field(metadata=one_of(Resize))
     normalize: Normalize = field(metadata=one_of(Normalize))
     canvas: tuple[int, int] | None
@@ -97,6 +98,8 @@ class Data:
     oversample: float | None = None
     most_proposals: int = 2000
     test_views: Views | None = field(default=None, metadata=one_of(Views))
+    last_epochs: int = 0
+    last_augment: tuple[AnyTransform, ...] = field(default=(), metadata=list_of(*TRANSFORMS))
 
     def __post_init__(self) -> None:
         if isinstance(self.classes, int):
@@ -114,8 +117,18 @@ class Data:
         require(1 <= self.repeat <= 10_000, "repeat", "must be from 1 to 10000")
         require(self.oversample is None or 0 < self.oversample <= 1, "oversample", "must be above 0 and at most 1")
         require(1 <= self.most_proposals <= 100_000, "most_proposals", "must be from 1 to 100000")
+        require(0 <= self.last_epochs <= 1_000_000, "last_epochs", "must be from 0 to 1000000")
+        proposed = any(isinstance(source, Coco) and source.proposals is not None for source in self.train)
+        for name in ("augment", "last_augment"):
+            alone = not proposed or not has(getattr(self, name), JOINING)
+            require(alone, name, "images that come with proposals cannot be joined with others")
         canvas = self.canvas
         require(canvas is None or (len(canvas) == 2 and min(canvas) > 0), "canvas", "must be [width, height] or none")
+
+    @property
+    def pastes(self) -> bool:
+        """Whether training needs the objects' masks whatever the detector does, to cut them out."""
+        return has((*self.augment, *self.last_augment), CopyPaste)
 
     def sources(self, split: str) -> tuple[Source, ...]:
         """The sources of "train", "val" or "test"."""

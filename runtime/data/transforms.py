@@ -1,65 +1,26 @@
-"""What happens to an image and its objects before a detector sees them.
+"""Resizing, cropping, mirroring and padding, and what pixels become.
 
-Each class has the name and the fields of its record in `specs/lib/data.det`. Images are (height, width, 3) uint8 arrays
-in OpenCV's channel order (blue, green, red); boxes are (G, 4) float32 arrays of x1, y1, x2, y2 in pixels, where a box
-over the whole of an image is 0, 0, width, height.
+Each class has the name and the fields of its record in `specs/lib/data.det`, here and in the other files of transforms.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
-from typing import Protocol
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
-from detc.runtime.data.affine import Affine, Pair
-from detc.runtime.data.masks import Mask
+from detc.runtime.data.affine import Affine
+from detc.runtime.data.images import MOST_PIXELS
 from detc.runtime.data.records import require
+from detc.runtime.data.samples import Sample
 
 DIRECTIONS = ("horizontal", "vertical")
+# The least factor of a random change of size: below it, little is left of an image.
+LEAST_FACTOR = 0.01
 
-
-@dataclass(frozen=True)
-class Sample:
-    """An image with its boxes (G, 4) and their class numbers (G,) int64.
-
-    `masks` are those of the boxes' objects, in pixels of the image as annotated, or None where none are wanted; `place`
-    is the map from there to this image.
-    """
-
-    image: np.ndarray
-    boxes: np.ndarray
-    labels: np.ndarray
-    masks: tuple[Mask, ...] | None = None
-    place: Affine = field(default_factory=Affine)
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Width and height of the image."""
-        return self.image.shape[1], self.image.shape[0]
-
-    def moved(self, image: np.ndarray, scale: Pair, shift: Pair, least: float = 0.0) -> Sample:
-        """This sample with another image, to which its pixels went as `Affine(scale, shift)` says.
-
-        Boxes are cut at the image's border, and their objects are gone if a side is below `least` pixels.
-        """
-        height, width = image.shape[:2]
-        boxes = clip_boxes(Affine(scale, shift).boxes(self.boxes), width, height)
-        alive = (boxes[:, 2] - boxes[:, 0] >= least) & (boxes[:, 3] - boxes[:, 1] >= least)
-        masks = self.masks and tuple(mask for mask, stays in zip(self.masks, alive, strict=True) if stays)
-        return Sample(image, boxes[alive], self.labels[alive], masks, self.place.then(scale, shift))
-
-
-class Transform(Protocol):
-    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample: ...
-
-
-def clip_boxes(boxes: np.ndarray, width: float, height: float) -> np.ndarray:
-    """Boxes (G, 4) cut at an image's border."""
-    clipped: np.ndarray = np.clip(boxes, 0, np.asarray([width, height, width, height], boxes.dtype))
-    return clipped
+Colour = tuple[float, float, float]
 
 
 def fit(width: int, height: int, size: tuple[int, int], keep_ratio: bool) -> tuple[int, int]:
@@ -75,12 +36,66 @@ def scale_to(sample: Sample, size: tuple[int, int], keep_ratio: bool) -> Sample:
     width, height = sample.size
     new = fit(width, height, size, keep_ratio)
     image = sample.image if new == (width, height) else cv2.resize(sample.image, new, interpolation=cv2.INTER_LINEAR)
-    return sample.moved(image, (new[0] / width, new[1] / height), (0.0, 0.0))
+    return sample.moved(image, Affine((new[0] / width, new[1] / height)))
 
 
-def _require_size(size: tuple[int, ...], field: str) -> None:
+def scale_inside(sample: Sample, size: tuple[int, int]) -> Sample:
+    """The sample scaled to the largest size within `size` (width, height) that keeps its ratio."""
+    width, height = sample.size
+    scale = min(size[0] / width, size[1] / height)
+    inside = max(1, int(width * scale + 0.5)), max(1, int(height * scale + 0.5))
+    return scale_to(sample, inside, keep_ratio=False)
+
+
+def cut_out(sample: Sample, left: int, top: int, width: int, height: int) -> Sample:
+    """A window of a sample. Objects of which less than a pixel is left in it are gone."""
+    window = sample.image[top : top + height, left : left + width]
+    return sample.moved(window, Affine(shift=(-float(left), -float(top))), least=1.0)
+
+
+def filled(size: tuple[int, int], value: Colour) -> np.ndarray:
+    """An image of `size` (width, height) of one colour, given as red, green, blue."""
+    return np.full((size[1], size[0], 3), np.round(value[::-1]), np.uint8)
+
+
+def framed(sample: Sample, size: tuple[int, int], left: int, top: int, value: Colour) -> Sample:
+    """The sample in a larger image of one colour, `left` and `top` pixels from its border."""
+    width, height = sample.size
+    image = filled(size, value)
+    image[top : top + height, left : left + width] = sample.image
+    region = (left, top, left + width, top + height)
+    return sample.moved(image, Affine(shift=(float(left), float(top))), region=region)
+
+
+def mirrored(sample: Sample, direction: str) -> Sample:
+    """The sample mirrored, "horizontal" (left to right) or "vertical"."""
+    width, height = sample.size
+    if direction == "horizontal":
+        return sample.moved(cv2.flip(sample.image, 1), Affine((-1.0, 1.0), (float(width), 0.0)))
+    return sample.moved(cv2.flip(sample.image, 0), Affine((1.0, -1.0), (0.0, float(height))))
+
+
+def require_size(size: tuple[int, ...], field: str) -> None:
+    """Raises SettingError unless a field is the width and height of an image."""
     fine = len(size) == 2 and all(isinstance(side, int) and 1 <= side <= 16384 for side in size)
     require(fine, field, "must be [width, height] with sides from 1 to 16384 pixels")
+
+
+def require_range(ends: tuple[float, ...], field: str, least: float, greatest: float) -> None:
+    """Raises SettingError unless a field is the ends of a range within others."""
+    fine = len(ends) == 2 and least <= ends[0] <= ends[1] <= greatest
+    require(fine, field, f"must be [least, greatest], from {least:g} to {greatest:g}")
+
+
+def require_probability(value: float, field: str) -> None:
+    """Raises SettingError unless a field is a probability."""
+    require(0 <= value <= 1, field, "must be from 0 to 1")
+
+
+def require_colour(value: tuple[float, ...], field: str) -> None:
+    """Raises SettingError unless a field is the red, green and blue of a pixel."""
+    fine = len(value) == 3 and all(0 <= part <= 255 for part in value)
+    require(fine, field, "must be [red, green, blue], each from 0 to 255")
 
 
 @dataclass(frozen=True)
@@ -89,7 +104,7 @@ class Resize:
     keep_ratio: bool = True
 
     def __post_init__(self) -> None:
-        _require_size(self.size, "size")
+        require_size(self.size, "size")
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         return scale_to(sample, self.size, self.keep_ratio)
@@ -102,9 +117,8 @@ class RandomResize:
     keep_ratio: bool = True
 
     def __post_init__(self) -> None:
-        _require_size(self.size, "size")
-        fine = len(self.ratio) == 2 and 0 < self.ratio[0] <= self.ratio[1] <= 10
-        require(fine, "ratio", "must be [least, greatest], above 0 and at most 10")
+        require_size(self.size, "size")
+        require_range(self.ratio, "ratio", LEAST_FACTOR, 10)
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         factor = rng.uniform(*self.ratio)
@@ -121,7 +135,7 @@ class ChoiceResize:
         require(len(self.sizes) > 0, "sizes", "must have at least one [width, height]")
         for size in self.sizes:
             require(isinstance(size, tuple | list), "sizes", "must be a list of [width, height]")
-            _require_size(tuple(size), "sizes")
+            require_size(tuple(size), "sizes")
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         width, height = self.sizes[int(rng.integers(len(self.sizes)))]
@@ -135,8 +149,8 @@ class RangeResize:
     keep_ratio: bool = True
 
     def __post_init__(self) -> None:
-        _require_size(self.smallest, "smallest")
-        _require_size(self.largest, "largest")
+        require_size(self.smallest, "smallest")
+        require_size(self.largest, "largest")
         fine = max(self.smallest) <= max(self.largest) and min(self.smallest) <= min(self.largest)
         require(fine, "largest", "must not be below `smallest`")
 
@@ -151,23 +165,18 @@ class RandomCrop:
     size: tuple[int, int]
 
     def __post_init__(self) -> None:
-        _require_size(self.size, "size")
+        require_size(self.size, "size")
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         width, height = min(self.size[0], sample.size[0]), min(self.size[1], sample.size[1])
         room = (sample.size[0] - width, sample.size[1] - height)
-        cropped = self._cut(sample, int(rng.integers(room[0] + 1)), int(rng.integers(room[1] + 1)), width, height)
+        cropped = cut_out(sample, int(rng.integers(room[0] + 1)), int(rng.integers(room[1] + 1)), width, height)
         if len(sample.boxes) and not len(cropped.boxes):
             x1, y1, x2, y2 = sample.boxes[int(rng.integers(len(sample.boxes)))]
             left = math.floor(rng.uniform(x1, x2) - width / 2)
             top = math.floor(rng.uniform(y1, y2) - height / 2)
-            cropped = self._cut(sample, min(max(left, 0), room[0]), min(max(top, 0), room[1]), width, height)
+            cropped = cut_out(sample, min(max(left, 0), room[0]), min(max(top, 0), room[1]), width, height)
         return cropped
-
-    @staticmethod
-    def _cut(sample: Sample, left: int, top: int, width: int, height: int) -> Sample:
-        window = sample.image[top : top + height, left : left + width]
-        return sample.moved(window, (1.0, 1.0), (-float(left), -float(top)), least=1.0)
 
 
 @dataclass(frozen=True)
@@ -176,19 +185,52 @@ class RandomFlip:
     direction: str = "horizontal"
 
     def __post_init__(self) -> None:
-        require(0 <= self.probability <= 1, "probability", "must be from 0 to 1")
+        require_probability(self.probability, "probability")
         require(self.direction in DIRECTIONS, "direction", 'must be "horizontal" or "vertical"')
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         if rng.random() >= self.probability:
             return sample
+        return mirrored(sample, self.direction)
+
+
+@dataclass(frozen=True)
+class Pad:
+    size: tuple[int, int] | None = None
+    multiple: int = 1
+    value: Colour = (114.0, 114.0, 114.0)
+
+    def __post_init__(self) -> None:
+        if self.size is not None:
+            require_size(self.size, "size")
+        require(1 <= self.multiple <= 4096, "multiple", "must be from 1 to 4096 pixels")
+        require_colour(self.value, "value")
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        sides = zip(sample.size, self.size or (1, 1), strict=True)
+        width, height = (-(-max(side, least) // self.multiple) * self.multiple for side, least in sides)
+        return sample if (width, height) == sample.size else framed(sample, (width, height), 0, 0, self.value)
+
+
+@dataclass(frozen=True)
+class Expand:
+    ratio: tuple[float, float] = (1.0, 4.0)
+    value: Colour = (123.675, 116.28, 103.53)
+    probability: float = 0.5
+
+    def __post_init__(self) -> None:
+        require_range(self.ratio, "ratio", 1, 10)
+        require_colour(self.value, "value")
+        require_probability(self.probability, "probability")
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        if rng.random() >= self.probability:
+            return sample
         width, height = sample.size
-        if self.direction == "horizontal":
-            return sample.moved(cv2.flip(sample.image, 1), (-1.0, 1.0), (float(width), 0.0))
-        return sample.moved(cv2.flip(sample.image, 0), (1.0, -1.0), (0.0, float(height)))
-
-
-TRANSFORMS = (Resize, RandomResize, ChoiceResize, RangeResize, RandomCrop, RandomFlip)
+        ratio = min(rng.uniform(*self.ratio), max(1.0, math.sqrt(MOST_PIXELS / (width * height))))
+        left = int(rng.uniform(0, width * ratio - width))
+        top = int(rng.uniform(0, height * ratio - height))
+        return framed(sample, (int(width * ratio), int(height * ratio)), left, top, self.value)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import base64
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from detc.dsl.diagnostics import DiagnosticError
 from detc.runtime.data.affine import Affine
 from detc.runtime.data.dataset import AnnotatedImage, Dataset
 from detc.runtime.data.images import Unreadable, read_image
-from detc.runtime.data.masks import Mask, draw_mask
+from detc.runtime.data.layers import Layer, PlacedMask, draw_masks
 from detc.runtime.data.raw import shown
 from detc.runtime.data.settings import Data
 from detc.runtime.files import write_whole
@@ -33,9 +33,9 @@ JPEG = (cv2.IMWRITE_JPEG_QUALITY, 85, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWR
 class Shown:
     """An image to look at, (H, W, 3) uint8 in blue, green, red, with boxes (G, 4) in its pixels and class numbers (G,).
 
-    `size` is that of its file, (width, height). `masks` are in pixels of the file, which `place` takes to the image;
-    None for objects without one. `ignored` (G,) marks crowds and difficult objects. `image` is None where it cannot be
-    read, and `problem` says why.
+    `size` is that of its file, (width, height). `masks` lie on `layers`; they are None for objects without
+    one. `ignored` (G,) marks crowds and difficult objects. `image` is None where it cannot be read, and `problem` says
+    why.
     """
 
     name: str
@@ -44,8 +44,8 @@ class Shown:
     boxes: np.ndarray
     labels: np.ndarray
     ignored: np.ndarray
-    masks: Sequence[Mask | None] = ()
-    place: Affine = field(default_factory=Affine)
+    masks: Sequence[PlacedMask | None] = ()
+    layers: Sequence[Layer] = ()
     problem: str = ""
 
 
@@ -69,8 +69,10 @@ def as_annotated(images: Iterable[AnnotatedImage]) -> Iterator[Shown]:
         except DiagnosticError as error:
             problem = error.diagnostics[0].summary
         far = np.finfo(np.float32).max
-        boxes, masks = image.boxes.clip(-far, far).astype(np.float32), image.masks or ()
-        yield Shown(image.path.name, image.size, pixels, boxes, image.labels, image.ignored, masks, Affine(), problem)
+        boxes = image.boxes.clip(-far, far).astype(np.float32)
+        masks = [None if mask is None else PlacedMask(mask) for mask in image.masks or ()]
+        layers = [Layer.whole(image.size)]
+        yield Shown(image.path.name, image.size, pixels, boxes, image.labels, image.ignored, masks, layers, problem)
 
 
 def draws(
@@ -93,12 +95,12 @@ def draws(
 
 
 def as_trained(
-    images: Sequence[AnnotatedImage], settings: Data, seed: int, drawn: Iterable[tuple[int, int, int]]
+    images: Sequence[AnnotatedImage], settings: Data, seed: int, epochs: int, drawn: Iterable[tuple[int, int, int]]
 ) -> Iterator[Shown]:
-    """The images as training gets them for these draws, before normalisation and padding."""
+    """The images as training gets them for these draws in a run of so many epochs, before normalisation and padding."""
     from detc.runtime.data.loading import TrainingImages
 
-    training = TrainingImages(images, settings, seed)
+    training = TrainingImages(images, settings, seed, epochs)
     for draw in drawn:
         image, item = images[draw[2]], training[draw]
         nothing = np.zeros((0, 4), np.float32), np.zeros(0, np.int64), np.zeros(0, bool)
@@ -115,7 +117,7 @@ def as_trained(
             sample.labels,
             ignored,
             sample.masks or (),
-            sample.place,
+            sample.layers,
         )
 
 
@@ -147,8 +149,9 @@ def picture(image: Shown, classes: Sequence[str], longest: int = LONGEST_SIDE) -
     size = max(1, round(width * factor)), max(1, round(height * factor))
     scale = size[0] / width, size[1] / height
     small = image.image if factor == 1 else cv2.resize(image.image, size, interpolation=cv2.INTER_AREA)
-    place = image.place.then(scale, (0.0, 0.0))
-    masks = [None if mask is None else draw_mask(mask, place, size) for mask in image.masks]
+    layers = [layer.moved(Affine(scale), (0, 0, *size)) for layer in image.layers]
+    drawn = iter(draw_masks([mask for mask in image.masks if mask is not None], layers, size))
+    masks = [None if mask is None else next(drawn) for mask in image.masks]
     texts = [
         classes[int(label)] + (" (ignored)" if ignored else "")
         for label, ignored in zip(image.labels, image.ignored, strict=True)

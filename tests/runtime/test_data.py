@@ -274,7 +274,7 @@ def test_batches_are_the_same_whatever_the_number_of_workers(tmp_path):
     def epoch(workers: int, seed: int, number: int):
         batches = EpochBatches([True] * len(dataset.images), 4, seed)
         batches.set_epoch(number)
-        return list(training_loader(dataset.images, settings, batches, 32, workers))
+        return list(training_loader(dataset.images, settings, batches, 32, workers, 1))
 
     alone, together = epoch(0, 5, 1), epoch(2, 5, 1)
     assert [b.files for b in alone] == [b.files for b in together]
@@ -290,7 +290,7 @@ def test_batches_are_padded_to_the_multiple_and_rows_filled_with_minus_one(tmp_p
     voc_folder(tmp_path / "data", {"train": 4, "val": 1, "test": 1})
     settings = data_settings(voc_data(augment=(), canvas=(100, 70)))
     dataset, _ = read_split(settings, "train", tmp_path / "data", strict=True)
-    (batch,) = training_loader(dataset.images, settings, EpochBatches([True] * 4, 4, 0), 64, 0)
+    (batch,) = training_loader(dataset.images, settings, EpochBatches([True] * 4, 4, 0), 64, 0, 1)
     assert batch.inputs["image"].shape == (4, 3, 128, 128)
     assert (batch.inputs["image"][:, :, 64:] == 0).all()
     assert (batch.inputs["image"][:, :, :, 96:] == 0).all()
@@ -336,7 +336,7 @@ def with_masks(root: Path, count: int, **changes):
 def test_batches_have_each_object_s_pixels_in_its_window(tmp_path):
     dataset, warnings, settings = with_masks(tmp_path, 8)
     assert not warnings
-    for batch in training_loader(dataset.images, settings, EpochBatches([True] * 8, 4, 0), 32, 0):
+    for batch in training_loader(dataset.images, settings, EpochBatches([True] * 8, 4, 0), 32, 0, 1):
         pixels, windows = batch.inputs["truth_masks"].numpy(), batch.inputs["truth_windows"].numpy()
         assert windows.shape == (4, 2, 5)
         for row, labels in enumerate(batch.inputs["truth_labels"].tolist()):
@@ -396,7 +396,7 @@ def test_run_lengths_are_trained_on_as_polygons_are(tmp_path):
     annotations = [annotation(1), annotation(2, category_id=7, segmentation={"size": [64, 96], "counts": counts})]
     dataset, warnings, settings = with_masks(tmp_path, 1, annotations=annotations)
     assert not [d for d in warnings if d.kind.slug == "bad-mask"]
-    (batch,) = training_loader(dataset.images, settings, EpochBatches([True], 1, 1), 32, 0)
+    (batch,) = training_loader(dataset.images, settings, EpochBatches([True], 1, 1), 32, 0, 1)
     windows = batch.inputs["truth_windows"][0].tolist()
     assert windows[0][1:] == windows[1][1:]
     assert windows[0][3:] == [20, 20]
@@ -407,7 +407,7 @@ def test_an_image_without_objects_is_batched_without_a_pixel(tmp_path):
     images = [{"id": 100 + i, "file_name": f"{i}.png", "width": 96, "height": 64} for i in range(2)]
     dataset, _, settings = with_masks(tmp_path, 2, images=images, annotations=[annotation(1)])
     (empty,) = [image for image in dataset.images if not len(image.boxes)]
-    (batch,) = training_loader([empty], settings, EpochBatches([True], 1, 0), 32, 0)
+    (batch,) = training_loader([empty], settings, EpochBatches([True], 1, 0), 32, 0, 1)
     assert batch.inputs["truth_masks"].shape == (0,)
     assert batch.inputs["truth_windows"].tolist() == [[[0, 0, 0, 0, 0]]]
     assert batch.inputs["truth_labels"].tolist() == [[-1]]

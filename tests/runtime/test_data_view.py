@@ -16,8 +16,8 @@ from drawn import CLASSES, coco_file, spec_file, voc_data, voc_folder
 from detc.compiler.values import Record
 from detc.dsl.diagnostics import DiagnosticError
 from detc.runtime.data.check import look_at_path
+from detc.runtime.data.layers import draw_masks
 from detc.runtime.data.loading import epoch_batches, trained_images, training_loader
-from detc.runtime.data.masks import draw_mask
 from detc.runtime.data.reading import read_split
 from detc.runtime.data.settings import data_settings
 from detc.runtime.data.view import annotated, as_annotated, as_trained, draws, picture, spread, write_page
@@ -192,11 +192,11 @@ def test_augmented_images_are_those_that_the_loader_gives(tmp_path, epoch):
     images, settings = with_masks(tmp_path)
     drawn = draws(images, settings, 5, None, epoch, 100)
     assert [index for _, _, index in drawn] == list(range(7))
-    seen = list(as_trained(images, settings, 5, drawn))
+    seen = list(as_trained(images, settings, 5, 3, drawn))
     given: dict[str, list[dict[str, np.ndarray]]] = {}
     batches = epoch_batches(images, settings, 5, None)
     batches.set_epoch(epoch)
-    for batch in training_loader(images, settings, batches, 32, 0):
+    for batch in training_loader(images, settings, batches, 32, 0, 3):
         rows = {name: tensor.numpy() for name, tensor in batch.inputs.items() if name != "truth_masks"}
         for row, file in enumerate(batch.files):
             one = {name: array[row] for name, array in rows.items()} | {"all": batch.inputs["truth_masks"].numpy()}
@@ -213,26 +213,25 @@ def test_augmented_images_are_those_that_the_loader_gives(tmp_path, epoch):
                 assert np.array_equal(one["truth_boxes"][:count], image.boxes)
                 assert one["truth_labels"].tolist()[:count] == image.labels.tolist()
                 assert (one["truth_labels"][count:] == -1).all()
-                for mask, (start, x, y, w, h) in zip(image.masks, one["truth_windows"], strict=False):
-                    window = draw_mask(mask, image.place, (width, height))
+                seen_masks = draw_masks(image.masks, image.layers, (width, height))
+                for window, (start, x, y, w, h) in zip(seen_masks, one["truth_windows"], strict=False):
                     assert (window.x, window.y) == (x, y)
                     assert np.array_equal(window.pixels.ravel(), one["all"][start : start + w * h])
                 break
     assert matched == 7
-    other = list(as_trained(images, settings, 6, draws(images, settings, 6, None, epoch, 100)))
+    other = list(as_trained(images, settings, 6, 3, draws(images, settings, 6, None, epoch, 100)))
     assert any(a.image.shape != b.image.shape or (a.image != b.image).any() for a, b in zip(seen, other, strict=True))
 
 
 def test_masks_of_augmented_images_are_drawn_where_their_pixels_went(tmp_path):
     images, settings = with_masks(tmp_path)
-    for shown in as_trained(images, settings, 1, draws(images, settings, 1, None, 0, 100)):
+    for shown in as_trained(images, settings, 1, 3, draws(images, settings, 1, None, 0, 100)):
         plain = np.full_like(shown.image, 90)
         object.__setattr__(shown, "image", plain)
         object.__setattr__(shown, "boxes", np.full_like(shown.boxes, -50))
         drawn = (picture(shown, CLASSES) != 90).any(2)
         covered = np.zeros(drawn.shape, bool)
-        for mask in shown.masks:
-            window = draw_mask(mask, shown.place, (plain.shape[1], plain.shape[0]))
+        for window in draw_masks(shown.masks, shown.layers, (plain.shape[1], plain.shape[0])):
             height, width = window.pixels.shape
             covered[window.y : window.y + height, window.x : window.x + width] |= window.pixels.astype(bool)
         assert covered.any()

@@ -15,6 +15,7 @@ from matplotlib.path import Path as Outline
 from pycocotools import mask as coco_masks
 
 from detc.runtime.data.affine import Affine
+from detc.runtime.data.layers import draw_masks
 from detc.runtime.data.masks import (
     Bitmap,
     MaskProblem,
@@ -31,7 +32,8 @@ from detc.runtime.data.masks import (
     run_lengths,
     whole_image,
 )
-from detc.runtime.data.transforms import ChoiceResize, RandomCrop, RandomFlip, RandomResize, RangeResize, Resize, Sample
+from detc.runtime.data.samples import Sample
+from detc.runtime.data.transforms import ChoiceResize, RandomCrop, RandomFlip, RandomResize, RangeResize, Resize
 
 SIZE = (100, 60)
 STAR = [
@@ -187,7 +189,7 @@ def drawn(seed: int) -> tuple[Sample, np.ndarray]:
     pixels = read_mask(uncompressed(inside(corners, SIZE)), SIZE)
     boxes = np.asarray([[x1, y1, x2, y2]] * 2, np.float32)
     image = np.repeat(inside(corners, SIZE)[..., None], 3, 2).astype(np.uint8) * 255
-    return Sample(image, boxes, np.asarray([0, 1]), (polygon, pixels)), corners
+    return Sample.annotated(image, boxes, np.asarray([0, 1]), (polygon, pixels)), corners
 
 
 TRANSFORMS = [
@@ -219,10 +221,10 @@ def test_masks_stay_on_their_objects(chain, seed):
     white = sample.image[..., 0] > 127
     assert white.sum() > 40
     # The image shows the pixels of the drawing, scaled; a polygon is drawn anew: their edges lie within a drawn pixel.
-    reach = math.ceil(max(map(abs, sample.place.scale))) + 1
+    reach = math.ceil(max(map(abs, sample.layers[0].place.scale))) + 1
     near = np.ones((2 * reach + 1, 2 * reach + 1), np.uint8)
     least, most = (f(white.astype(np.uint8), near).astype(bool) for f in (cv2.erode, cv2.dilate))
-    polygon, pixels = (whole(draw_mask(mask, sample.place, sample.size), sample.size) for mask in sample.masks)
+    polygon, pixels = (whole(window, sample.size) for window in draw_masks(sample.masks, sample.layers, sample.size))
     for found in (polygon, pixels):
         assert not (least & ~found).any()
         assert (found & ~most).sum() < 0.02 * white.sum()  # the drawing loses the tips of thin rays
@@ -242,9 +244,9 @@ def test_a_moved_polygon_covers_what_its_moved_corners_enclose(seed):
         elif isinstance(transform, RandomResize):
             corners = corners * np.divide(sample.size, before)
         else:
-            corners = corners + sample.place.shift - _shift_before(seed)
+            corners = corners + sample.layers[0].place.shift - _shift_before(seed)
     expected = inside(corners, sample.size)
-    found = whole(draw_mask(sample.masks[0], sample.place, sample.size), sample.size)
+    found = whole(draw_masks(sample.masks, sample.layers, sample.size)[0], sample.size)
     outline_length = np.linalg.norm(corners - np.roll(corners, 1, 0), axis=1).sum()
     assert (expected ^ found).sum() < 0.25 * outline_length
     assert abs(int(expected.sum()) - int(found.sum())) < 0.1 * outline_length
@@ -256,7 +258,7 @@ def _shift_before(seed: int) -> np.ndarray:
     rng = np.random.default_rng(seed)
     for transform in (RandomFlip(1.0), RandomResize(SIZE, (1.5, 2.5))):
         sample = transform(sample, rng)
-    return np.asarray(sample.place.shift)
+    return np.asarray(sample.layers[0].place.shift)
 
 
 @pytest.mark.parametrize("direction", ["horizontal", "vertical"])
@@ -266,9 +268,9 @@ def test_two_flips_are_none_and_one_mirrors_every_pixel(direction):
     once = flip(sample, np.random.default_rng(0))
     twice = flip(once, np.random.default_rng(0))
     axis = 1 if direction == "horizontal" else 0
-    assert twice.place == Affine()
+    assert twice.layers[0].place == Affine()
     plain, mirrored, back = (
-        [whole(draw_mask(mask, s.place, SIZE), SIZE) for mask in s.masks] for s in (sample, once, twice)
+        [whole(window, SIZE) for window in draw_masks(s.masks, s.layers, SIZE)] for s in (sample, once, twice)
     )
     assert np.array_equal(np.flip(plain[1], axis), mirrored[1])
     assert all(np.array_equal(a, b) for a, b in zip(plain, back, strict=True))
@@ -280,10 +282,12 @@ def test_masks_go_with_the_objects_that_a_crop_loses():
     boxes = np.asarray([[10, 10, 30, 30], [350, 10, 390, 60]], np.float32)
     masks = tuple(read_mask([outline("square", *box)], (400, 100)) for box in boxes.tolist())
     for seed in range(20):
-        cropped = RandomCrop((100, 100))(Sample(image, boxes, np.asarray([0, 1]), masks), np.random.default_rng(seed))
-        assert [[m is mask for m in masks].index(True) for mask in cropped.masks] == cropped.labels.tolist()
-        for mask, (x1, y1, x2, y2) in zip(cropped.masks, cropped.boxes.tolist(), strict=True):
-            window = draw_mask(mask, cropped.place, cropped.size)
+        cropped = RandomCrop((100, 100))(
+            Sample.annotated(image, boxes, np.asarray([0, 1]), masks), np.random.default_rng(seed)
+        )
+        assert [[m is placed.mask for m in masks].index(True) for placed in cropped.masks] == cropped.labels.tolist()
+        windows = draw_masks(cropped.masks, cropped.layers, cropped.size)
+        for window, (x1, y1, x2, y2) in zip(windows, cropped.boxes.tolist(), strict=True):
             assert (window.x, window.y) == (x1, y1)
             assert window.pixels.shape == (y2 - y1, x2 - x1)
             assert window.pixels.all()

@@ -13,6 +13,7 @@ from drawn import CLASSES, NORMALIZE, coco_file, voc_data, voc_folder
 from detc.compiler.values import Record
 from detc.dsl.diagnostics import DiagnosticError
 from detc.runtime.data.affine import Affine
+from detc.runtime.data.layers import Layer
 from detc.runtime.data.loading import EpochBatches, training_loader
 from detc.runtime.data.preprocess import Preprocess
 from detc.runtime.data.proposals import Proposals, pack_proposals, read_proposals, write_arrays
@@ -140,8 +141,8 @@ def test_boxes_are_cut_at_the_border_and_empty_ones_gone(tmp_path):
 def test_proposals_move_with_the_image_and_those_cut_away_go():
     boxes = np.asarray([[10, 10, 30, 40], [60, 5, 90, 25], [0, 0, 5, 5]], np.float32)
     proposals = Proposals(boxes, np.asarray([0.9, 0.8, 0.7], np.float32))
-    place = Affine().then((-1, 1), (96, 0)).then((2, 2), (0, 0)).then((1, 1), (-20, -10))  # mirrored, doubled, cropped
-    moved = proposals.placed(place, (160, 60))
+    place = Affine((-1, 1), (96, 0)).then(Affine((2, 2))).then(Affine(shift=(-20, -10)))  # mirrored, doubled, cropped
+    moved = proposals.placed(Layer.whole((96, 64)).moved(place, (0, 0, 160, 60)))
     assert moved.boxes.tolist() == [[112, 10, 152, 60], [0, 0, 52, 40]]
     assert moved.scores.tolist() == pytest.approx([0.9, 0.8])
 
@@ -169,7 +170,7 @@ def test_training_batches_have_the_proposals_where_the_objects_are(tmp_path):
     settings = data_settings(proposing(tmp_path, 8))
     dataset, _ = read_split(settings, "train", tmp_path, strict=False, proposals=True)
     mirrored = 0
-    for batch in training_loader(dataset.images, settings, EpochBatches([True] * 8, 4, 0), 32, 0):
+    for batch in training_loader(dataset.images, settings, EpochBatches([True] * 8, 4, 0), 32, 0, 1):
         boxes, scores = batch.inputs["proposals"], batch.inputs["proposal_scores"]
         assert boxes.shape == (4, 2, 4)
         for row, name in enumerate(batch.files):
@@ -180,7 +181,7 @@ def test_training_batches_have_the_proposals_where_the_objects_are(tmp_path):
             mirrored += sorted(truth.tolist()) != sorted(image.boxes.tolist())
     assert 0 < mirrored < 8
     plain, _ = read_split(settings, "train", tmp_path, strict=False)
-    (batch, *_) = training_loader(plain.images, settings, EpochBatches([True] * 8, 4, 0), 32, 0)
+    (batch, *_) = training_loader(plain.images, settings, EpochBatches([True] * 8, 4, 0), 32, 0, 1)
     assert set(batch.inputs) == {"image", "truth_boxes", "truth_labels"}
 
 

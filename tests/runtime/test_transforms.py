@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from detc.runtime.data.preprocess import Placement, Preprocess
+from detc.runtime.data.samples import Sample
 from detc.runtime.data.transforms import (
     ChoiceResize,
     Normalize,
@@ -15,7 +16,6 @@ from detc.runtime.data.transforms import (
     RandomResize,
     RangeResize,
     Resize,
-    Sample,
 )
 
 

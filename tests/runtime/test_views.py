@@ -60,7 +60,7 @@ def test_boxes_come_back_from_where_the_image_went(mirrored, size):
     corners = np.sort(rng.uniform(0, 1, (20, 2, 2)), axis=1) * size
     boxes = corners.reshape(20, 4).astype(np.float32)
     (_, (placement,)) = dataclasses.replace(ONCE, mirrored=mirrored)([np.zeros((size[1], size[0], 3), np.uint8)])
-    assert placement.back(placement.forth.boxes(boxes)) == pytest.approx(boxes, abs=1e-3)
+    assert placement.back(placement.layer.place.boxes(boxes)) == pytest.approx(boxes, abs=1e-3)
 
 
 def test_a_mirrored_view_has_the_pixels_where_its_placement_says():
@@ -70,7 +70,7 @@ def test_a_mirrored_view_has_the_pixels_where_its_placement_says():
     rows, columns = np.where(batch[0, 0] > 0)
     seen = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
     assert seen == [47, 20, 54, 40]
-    assert placement.forth.boxes(np.asarray([[10.0, 20, 17, 40]])).tolist() == [seen]
+    assert placement.layer.place.boxes(np.asarray([[10.0, 20, 17, 40]])).tolist() == [seen]
     assert placement.back(np.asarray([seen])).tolist() == [[10, 20, 17, 40]]
 
 
@@ -155,7 +155,7 @@ def test_an_evaluation_merges_the_views_of_each_image(tmp_path):
 
     def engine(image: np.ndarray) -> dict[str, np.ndarray]:
         _, (placement,), (item,) = next(seen)
-        boxes = placement.forth.boxes(item.boxes)[None].astype(np.float32)
+        boxes = placement.layer.place.boxes(item.boxes)[None].astype(np.float32)
         return {"boxes": boxes, "scores": np.full((1, len(item.boxes)), 0.9), "classes": item.labels[None]}
 
     made = {image.number: found for image, found in detect(engine, items, 4, augmentation.merged)}

@@ -113,12 +113,14 @@ def view(
             from detc.runtime.data.loading import trained_images
             from detc.runtime.training.schedule import schedule_settings
 
-            length = schedule_settings(detector.schedule).epoch_images if detector.schedule is not None else None
+            schedule = schedule_settings(detector.schedule) if detector.schedule is not None else None
+            length = schedule.epoch_images if schedule else None
+            epochs = schedule.epochs if schedule else epoch + settings.last_epochs
             images = trained_images(look.dataset, settings)
             if not images:
                 raise DiagnosticError(NO_OBJECTS.at(None, "no training image has an object that covers a pixel"))
             drawn = page.draws(images, settings, seed, length, epoch - 1, count)
-            number, pictures = len(drawn), page.as_trained(images, settings, seed, drawn)
+            number, pictures = len(drawn), page.as_trained(images, settings, seed, epochs, drawn)
         else:
             chosen = page.annotated(look.dataset, count)
             number, pictures = len(chosen), page.as_annotated(chosen)
