@@ -78,9 +78,10 @@ class AnnotatedImage:
         if self.masks is not None:
             usable &= np.asarray([mask is not None for mask in self.masks], bool)
         rows = np.flatnonzero(usable)
-        keys = np.column_stack([self.boxes, self.labels])[rows]
-        if len(keys):
-            rows = rows[np.sort(np.unique(keys, axis=0, return_index=True)[1])]
+        first: dict[tuple[float, ...], int] = {}
+        for row, key in zip(rows.tolist(), np.column_stack([self.boxes, self.labels])[rows].tolist(), strict=True):
+            first.setdefault(tuple(key), row)
+        rows = np.fromiter(first.values(), np.int64, len(first))
         masks = None if self.masks is None else tuple(mask for row in rows if (mask := self.masks[row]) is not None)
         return boxes[rows].astype(np.float32), self.labels[rows], masks
 

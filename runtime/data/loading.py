@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import signal
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,36 +15,17 @@ from torch.utils.data import Dataset as TorchDataset
 
 from detc.dsl.diagnostics import DiagnosticError
 from detc.runtime.data.augment import Augmentation
+from detc.runtime.data.batch import Batch, packed_pixels
 from detc.runtime.data.dataset import AnnotatedImage, Dataset
 from detc.runtime.data.images import Unreadable, read_image
 from detc.runtime.data.layers import draw_masks
 from detc.runtime.data.masks import MaskWindow, pack_masks
-from detc.runtime.data.preprocess import pad_batch
 from detc.runtime.data.proposals import Proposals, pack_proposals
 from detc.runtime.data.samples import Sample
 from detc.runtime.data.settings import Data
 
 # A sample of an epoch: the epoch, the sample's place in it, and the image. Seeds come from the first two.
 Draw = tuple[int, int, int]
-
-
-@dataclass(frozen=True)
-class Batch:
-    """`inputs` are what the graph of training takes, by name; `files` the names of the images.
-
-    Always `image` (N, 3, H, W) float32 normalised, `truth_boxes` (N, G, 4) float32 in pixels, and `truth_labels` (N, G)
-    int64, -1 in rows without an object. Where the images were read with masks, `truth_masks` and `truth_windows`
-    (`pack_masks`); where with proposals, `proposals` and `proposal_scores` (`pack_proposals`).
-    """
-
-    inputs: Mapping[str, torch.Tensor]
-    files: tuple[str, ...]
-
-    def to(self, device: torch.device) -> Batch:
-        return Batch({name: tensor.to(device, non_blocking=True) for name, tensor in self.inputs.items()}, self.files)
-
-    def pin_memory(self) -> Batch:
-        return Batch({name: tensor.pin_memory() for name, tensor in self.inputs.items()}, self.files)
 
 
 @dataclass(frozen=True)
@@ -215,18 +196,21 @@ class Collate:
         for row, sample in enumerate(samples):
             boxes[row, : len(sample.boxes)] = sample.boxes
             labels[row, : len(sample.boxes)] = sample.labels
-        inputs = {
-            "image": pad_batch(pixels, self.settings.normalize, self.multiple, self.settings.canvas or (1, 1)),
-            "truth_boxes": boxes,
-            "truth_labels": labels,
-        }
+        truth = {"truth_boxes": boxes, "truth_labels": labels}
         masks = [image.masks for image in images if image.masks is not None]
         if masks:
-            inputs["truth_masks"], inputs["truth_windows"] = pack_masks(masks, most)
+            truth["truth_masks"], truth["truth_windows"] = pack_masks(masks, most)
         proposals = [image.proposals for image in images if image.proposals is not None]
         if proposals:
-            inputs["proposals"], inputs["proposal_scores"] = pack_proposals(proposals)
-        return Batch({name: torch.from_numpy(array) for name, array in inputs.items()}, tuple(i.file for i in images))
+            truth["proposals"], truth["proposal_scores"] = pack_proposals(proposals)
+        normalize = self.settings.normalize
+        return Batch(
+            packed_pixels(pixels, normalize, self.multiple, self.settings.canvas or (1, 1)),
+            tuple(sample.size for sample in samples),
+            normalize,
+            {name: torch.from_numpy(array) for name, array in truth.items()},
+            tuple(image.file for image in images),
+        )
 
 
 def training_loader(

@@ -131,11 +131,17 @@ def pad_batch(
 ) -> np.ndarray:
     """Images (h, w, 3) uint8 as one (N, 3, H, W) float32 batch: each normalised, zeros to its right and below.
 
-    H and W are multiples of `multiple`, at least those of every image and of `least` (width, height).
+    H and W are those of `padded_size`.
     """
-    height = max(least[1], *(image.shape[0] for image in images))
-    width = max(least[0], *(image.shape[1] for image in images))
-    batch = np.zeros((len(images), 3, -(-height // multiple) * multiple, -(-width // multiple) * multiple), np.float32)
+    width, height = padded_size(images, multiple, least)
+    batch = np.zeros((len(images), 3, height, width), np.float32)
     for image, into in zip(images, batch, strict=True):
         normalize(image, into)
     return batch
+
+
+def padded_size(images: Sequence[np.ndarray], multiple: int, least: tuple[int, int]) -> tuple[int, int]:
+    """The width and height of a batch: multiples of `multiple`, at least those of every image and of `least`."""
+    height = max(least[1], *(image.shape[0] for image in images))
+    width = max(least[0], *(image.shape[1] for image in images))
+    return -(-width // multiple) * multiple, -(-height // multiple) * multiple

@@ -6,6 +6,7 @@ Each class has the name and the fields of its record in `specs/lib/data.det`, he
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -247,8 +248,22 @@ class Normalize:
     def __call__(self, image: np.ndarray, into: np.ndarray) -> None:
         """Writes the image's normalised pixels into the top left of `into`, a (3, H, W) float32 array."""
         height, width = image.shape[:2]
-        for channel in range(3):
-            target = into[channel, :height, :width]
-            target[...] = image[..., 2 - channel if self.order == "rgb" else channel]
-            target -= np.float32(self.mean[channel])
-            target *= np.float32(1 / self.std[channel])
+        for plane, target, mean, scale in zip(self.channels(image), into, self.means, self.scales, strict=True):
+            pixels = target[:height, :width]
+            np.subtract(plane, mean, out=pixels, dtype=np.float32)
+            pixels *= scale
+
+    def channels(self, image: np.ndarray) -> Sequence[np.ndarray]:
+        """The planes (h, w) of an image (h, w, 3) in blue, green, red, in this one's order."""
+        planes = cv2.split(image)
+        return planes[::-1] if self.order == "rgb" else planes
+
+    @property
+    def means(self) -> np.ndarray:
+        """What is subtracted from each channel, (3,) float32."""
+        return np.asarray(self.mean, np.float32)
+
+    @property
+    def scales(self) -> np.ndarray:
+        """What each channel is multiplied with then, (3,) float32."""
+        return (1 / np.asarray(self.std, np.float64)).astype(np.float32)
