@@ -392,6 +392,23 @@ Right: the names of the new ones in pets/ImageSets/Main/train.txt, with annotati
     severity="warning",
 )
 
+AUGMENTATION_FAILED = Kind(
+    "E0627",
+    "augmentation-failed",
+    """
+A transform of the Albumentations library does not take one of the training images, or makes of it what no detector
+takes, such as one channel. Its parameters are right by themselves; they do not suit the image.
+
+Wrong, where an image is smaller than that:
+
+    data.augment = [Albumentations("RandomCrop", [["height", 2000], ["width", 2000]])]
+
+Right:
+
+    data.augment = [Pad([2000, 2000]), Albumentations("RandomCrop", [["height", 2000], ["width", 2000]])]
+""",
+)
+
 WORKER_LOST = Kind(
     "E0630",
     "worker-lost",

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from detc.runtime.data.distort import MinIoURandomCrop, PhotometricDistortion, RandomAffine
+from detc.runtime.data.external import Albumentations
 from detc.runtime.data.mixing import CopyPaste, MixUp, Mosaic
 from detc.runtime.data.records import lists_of, require
 from detc.runtime.data.samples import Another, Joining, Sample, Transform
@@ -48,6 +49,7 @@ TRANSFORMS: tuple[type, ...] = (
     Expand,
     PhotometricDistortion,
     *JOINING,
+    Albumentations,
     OneOf,
 )
 

@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from detc.compiler.values import Record
-from detc.runtime.data.augment import JOINING, TRANSFORMS, AnyTransform, CopyPaste, has
+from detc.runtime.data.augment import JOINING, TRANSFORMS, AnyTransform, has
+from detc.runtime.data.external import Albumentations
+from detc.runtime.data.mixing import CopyPaste
 from detc.runtime.data.records import interpret, list_of, one_of, require
 from detc.runtime.data.transforms import Normalize, Resize
 
@@ -120,8 +122,8 @@ class Data:
         require(0 <= self.last_epochs <= 1_000_000, "last_epochs", "must be from 0 to 1000000")
         proposed = any(isinstance(source, Coco) and source.proposals is not None for source in self.train)
         for name in ("augment", "last_augment"):
-            alone = not proposed or not has(getattr(self, name), JOINING)
-            require(alone, name, "images that come with proposals cannot be joined with others")
+            alone = not proposed or not has(getattr(self, name), (*JOINING, Albumentations))
+            require(alone, name, "proposals cannot go through Albumentations, Mosaic, MixUp or CopyPaste")
         canvas = self.canvas
         require(canvas is None or (len(canvas) == 2 and min(canvas) > 0), "canvas", "must be [width, height] or none")
 
