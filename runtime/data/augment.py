@@ -20,6 +20,7 @@ from detc.runtime.data.transforms import (
     RandomCrop,
     RandomFlip,
     RandomResize,
+    RangeCrop,
     RangeResize,
     Resize,
 )
@@ -42,6 +43,7 @@ TRANSFORMS: tuple[type, ...] = (
     ChoiceResize,
     RangeResize,
     RandomCrop,
+    RangeCrop,
     MinIoURandomCrop,
     RandomFlip,
     RandomAffine,

@@ -1,4 +1,4 @@
-"""Transforms that change an image by its objects or by chance: colours, windows around objects, and affine maps."""
+"""Distorting an image: its colours, windows that heed its objects, and affine maps."""
 
 from __future__ import annotations
 

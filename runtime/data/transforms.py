@@ -181,6 +181,23 @@ class RandomCrop:
 
 
 @dataclass(frozen=True)
+class RangeCrop:
+    smallest: tuple[int, int]
+    largest: tuple[int, int]
+
+    def __post_init__(self) -> None:
+        require_size(self.smallest, "smallest")
+        require_size(self.largest, "largest")
+        fine = all(least <= most for least, most in zip(self.smallest, self.largest, strict=True))
+        require(fine, "largest", "must not be below `smallest`")
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        ends = zip(sample.size, self.smallest, self.largest, strict=True)
+        width, height = (int(rng.integers(min(side, least), min(side, most) + 1)) for side, least, most in ends)
+        return RandomCrop((width, height))(sample, rng)
+
+
+@dataclass(frozen=True)
 class RandomFlip:
     probability: float = 0.5
     direction: str = "horizontal"

@@ -468,6 +468,7 @@ def test_the_last_epochs_take_their_own_transforms(tmp_path):
         ("Pad", {"multiple": 0}, "from 1 to 4096"),
         ("Pad", {"value": (1.0, 2.0)}, "[red, green, blue]"),
         ("Pad", {"value": (1.0, 2.0, float("nan"))}, "[red, green, blue]"),
+        ("RangeCrop", {"smallest": (9, 9), "largest": (20, 5)}, "below `smallest`"),
         ("Expand", {"ratio": (0.5, 2.0)}, "from 1 to 10"),
         ("Expand", {"ratio": (3.0, 2.0)}, "[least, greatest]"),
         ("Expand", {"probability": 1.5}, "from 0 to 1"),

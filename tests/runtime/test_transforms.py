@@ -14,6 +14,7 @@ from detc.runtime.data.transforms import (
     RandomCrop,
     RandomFlip,
     RandomResize,
+    RangeCrop,
     RangeResize,
     Resize,
 )
@@ -32,7 +33,7 @@ def white_inside(sample: Sample) -> None:
     """Every box is white inside and what is outside of all boxes is black, a pixel of blur aside."""
     rest = sample.image.copy()
     for x1, y1, x2, y2 in sample.boxes:
-        inside = sample.image[int(y1) + 2 : int(y2) - 2, int(x1) + 2 : int(x2) - 2]
+        inside = sample.image[int(y1) + 2 : max(0, int(y2) - 2), int(x1) + 2 : max(0, int(x2) - 2)]
         assert inside.size == 0 or inside.min() > 200
         rest[max(0, int(y1) - 2) : int(y2) + 3, max(0, int(x1) - 2) : int(x2) + 3] = 0
     assert rest.max() < 60
@@ -45,6 +46,7 @@ ALL = [
     ChoiceResize(((50, 30), (150, 90))),
     RangeResize((60, 30), (160, 90)),
     RandomCrop((50, 40)),
+    RangeCrop((40, 30), (90, 60)),
     RandomFlip(0.5),
     RandomFlip(0.5, "vertical"),
 ]
@@ -97,6 +99,14 @@ def test_a_crop_keeps_an_object_however_rare():
 
 def test_a_crop_larger_than_the_image_leaves_it():
     assert np.array_equal(RandomCrop((640, 640))(marked(), np.random.default_rng(1)).image, marked().image)
+
+
+def test_a_crop_within_a_range_covers_it_and_no_more_than_the_image():
+    rng = np.random.default_rng(0)
+    sizes = [RangeCrop((20, 50), (40, 400))(marked(), rng).size for _ in range(300)]
+    assert {width for width, _ in sizes} == set(range(20, 41))
+    assert {height for _, height in sizes} == set(range(50, 61))
+    assert RangeCrop((200, 200), (300, 300))(marked(), rng).size == (100, 60)
 
 
 def test_random_sizes_cover_their_range():
