@@ -118,8 +118,8 @@ class RandomAffine:
         require(0 <= self.translation <= 1, "translation", "must be from 0 to 1, a share of the image")
         require_range(self.scaling, "scaling", LEAST_FACTOR, 10)
         require(0 <= self.shear <= 40, "shear", "must be from 0 to 40 degrees")
-        fine = len(self.border) == 2 and all(-16384 <= side <= 16384 for side in self.border)
-        require(fine, "border", "must be [right and left, above and below], at most 16384 pixels either way")
+        fine = len(self.border) == 2 and all(-16384 <= side <= 4096 for side in self.border)
+        require(fine, "border", "must be [right and left, above and below], from -16384 to 4096 pixels")
         require_colour(self.value, "value")
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:

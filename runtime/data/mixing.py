@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 
+from detc.dsl.catalogue.data import MASKS_MISSING
+from detc.dsl.diagnostics import DiagnosticError
 from detc.runtime.data.affine import Affine
 from detc.runtime.data.layers import draw_masks, hide
 from detc.runtime.data.masks import MaskWindow
@@ -42,6 +44,7 @@ class Mosaic:
 
     def __post_init__(self) -> None:
         require_size(self.size, "size")
+        require(max(self.size) <= 8192, "size", "must have sides of at most 8192 pixels: the mosaic is twice as large")
         require_range(self.center, "center", 0, 2)
         require_colour(self.value, "value")
         require_probability(self.probability, "probability")
@@ -121,7 +124,7 @@ class CopyPaste:
         require_probability(self.probability, "probability")
 
     def __call__(self, sample: Sample, rng: np.random.Generator, another: Another) -> Sample:
-        """Raises ValueError where the samples have no masks."""
+        """Raises DiagnosticError masks-missing where the samples have none."""
         if rng.random() >= self.probability:
             return sample
         width, height = sample.size
@@ -130,7 +133,7 @@ class CopyPaste:
         chosen = rng.choice(len(other.boxes), int(rng.integers(min(self.most, len(other.boxes)) + 1)), replace=False)
         other = other.kept(np.sort(chosen))
         if sample.masks is None or other.masks is None:
-            raise ValueError("objects without masks cannot be pasted")
+            raise DiagnosticError(MASKS_MISSING.at(None, "CopyPaste needs the objects by their masks"))
         windows = draw_masks(other.masks, other.layers, other.size)
         seen = np.asarray([window.pixels.any() for window in windows], bool)
         other, windows = other.kept(seen), tuple(window for window in windows if window.pixels.any())

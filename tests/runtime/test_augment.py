@@ -479,10 +479,11 @@ def test_the_last_epochs_take_their_own_transforms(tmp_path):
         ("RandomAffine", {"shear": 90.0}, "40 degrees"),
         ("RandomAffine", {"scaling": (0.0, 1.0)}, "from 0.01 to 10"),
         ("RandomAffine", {"scaling": (1.0,)}, "from 0.01 to 10"),
-        ("RandomAffine", {"border": (1,)}, "at most 16384"),
+        ("RandomAffine", {"border": (1,)}, "from -16384 to 4096"),
         ("PhotometricDistortion", {"hue": 999.0}, "180 degrees"),
         ("PhotometricDistortion", {"contrast": (-1.0, 1.0)}, "from 0 to 10"),
         ("Mosaic", {"size": (640,)}, "[width, height]"),
+        ("Mosaic", {"size": (9000, 640)}, "at most 8192"),
         ("Mosaic", {"center": (0.5, 9.0)}, "from 0 to 2"),
         ("MixUp", {"ratio": (float("inf"), float("inf"))}, "from 0.01 to 10"),
         ("MixUp", {"flip": -1.0}, "from 0 to 1"),
@@ -518,6 +519,8 @@ def test_pasting_asks_for_masks(tmp_path):
     with pytest.raises(DiagnosticError) as error:
         read_split(settings, "train", tmp_path / "data", strict=False)
     assert "masks-missing" in [diagnostic.kind.slug for diagnostic in error.value]
+    with pytest.raises(DiagnosticError, match="by their masks"):  # pages on data go on after such an error
+        CopyPaste()(colourful(), np.random.default_rng(0), colourful)
 
 
 def test_specs_name_every_transform(tmp_path):
