@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -19,6 +19,9 @@ from detc.runtime.data.transforms import (
     require_range,
 )
 
+# Rows whose colours are changed at a time: the whole of an image in single precision would be fresh memory, which costs
+# more than the arithmetic.
+_ROWS = 32
 # How often MinIoURandomCrop draws a window before it draws another overlap.
 _WINDOWS = 50
 
@@ -41,25 +44,33 @@ class PhotometricDistortion:
         delta = rng.uniform(-self.brightness, self.brightness)
         factor = rng.uniform(*self.contrast)
         saturation, hue = rng.uniform(*self.saturation), rng.uniform(-self.hue, self.hue)
-        order = rng.permutation(3)
-        image = sample.image.astype(np.float32)
-        if brighten:
-            image += np.float32(delta)
-        if contrast and contrast_first:
-            image *= np.float32(factor)
-        if saturate or turn:
-            colours = cv2.cvtColor(image, cv2.COLOR_BGR2HSV)
-            if saturate:
-                colours[..., 1] *= np.float32(saturation)
-            if turn:
-                colours[..., 0] = (colours[..., 0] + np.float32(hue)) % 360
-            image = cv2.cvtColor(colours, cv2.COLOR_HSV2BGR)
-        if contrast and not contrast_first:
-            image *= np.float32(factor)
-        if swap:
-            image = image[..., order]
-        pixels = np.rint(image).clip(0, 255).astype(np.uint8)
-        return Sample(pixels, sample.boxes, sample.labels, sample.masks, sample.layers)
+        order = rng.permutation(3).tolist()
+
+        def changed(part: np.ndarray) -> np.ndarray:
+            image = part.astype(np.float32)
+            if brighten:
+                image += np.float32(delta)
+            if contrast and contrast_first:
+                image *= np.float32(factor)
+            if saturate or turn:
+                colours = cv2.cvtColor(image, cv2.COLOR_BGR2HSV)
+                if saturate:
+                    colours[..., 1] *= np.float32(saturation)
+                if turn:
+                    angles = colours[..., 0]
+                    angles += np.float32(hue)
+                    angles[angles >= 360] -= 360
+                    angles[angles < 0] += 360
+                image = cv2.cvtColor(colours, cv2.COLOR_HSV2BGR)
+            if contrast and not contrast_first:
+                image *= np.float32(factor)
+            pixels = cv2.add(image, 0, dtype=cv2.CV_8U)  # rounds, and cuts to 0 to 255
+            return cv2.merge([cv2.extractChannel(pixels, channel) for channel in order]) if swap else pixels
+
+        pixels = np.empty_like(sample.image)
+        for top in range(0, len(pixels), _ROWS):
+            pixels[top : top + _ROWS] = changed(sample.image[top : top + _ROWS])
+        return replace(sample, image=pixels)
 
 
 @dataclass(frozen=True)

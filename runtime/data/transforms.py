@@ -56,7 +56,8 @@ def cut_out(sample: Sample, left: int, top: int, width: int, height: int) -> Sam
 
 def filled(size: tuple[int, int], value: Colour) -> np.ndarray:
     """An image of `size` (width, height) of one colour, given as red, green, blue."""
-    return np.full((size[1], size[0], 3), np.round(value[::-1]), np.uint8)
+    row = np.full((size[0], 3), np.round(value[::-1]), np.uint8)
+    return np.repeat(row[None], size[1], axis=0)  # a row at a time, not a pixel
 
 
 def framed(sample: Sample, size: tuple[int, int], left: int, top: int, value: Colour) -> Sample:

@@ -357,6 +357,17 @@ def test_colours_change_one_by_one():
         assert abs(np.sort(pixels, 2).reshape(-1, 3) - wanted).max() <= 1
 
 
+def test_colours_change_alike_everywhere():
+    image = np.random.default_rng(0).integers(0, 256, (100, 20, 3), np.uint8)
+    nothing = np.zeros((0, 4), np.float32), np.zeros(0, np.int64)
+    for seed in range(10):
+        whole, upper, lower = (
+            PhotometricDistortion()(Sample(part, *nothing), np.random.default_rng(seed)).image
+            for part in (image, image[:41], image[41:])
+        )
+        assert np.array_equal(whole, np.concatenate([upper, lower]))
+
+
 def test_channels_are_swapped_and_boxes_stay():
     none = PhotometricDistortion(0.0, (1.0, 1.0), (1.0, 1.0), 0.0)
     sample = square(10, 10, 20, 99)
