@@ -37,6 +37,7 @@ from detc.dsl.catalogue.export import (
     NOT_AN_ARTIFACT,
     WRONG_INPUT,
 )
+from detc.dsl.catalogue.running import NO_SETTINGS
 from detc.dsl.diagnostics import DiagnosticError, Kind
 from detc.runtime.files import write_whole
 
@@ -187,14 +188,25 @@ class Artifact:
             whole[described["name"]] = array
         return {name: value[:count] for name, value in self._engine(**whole).items()}
 
+    def first_network(self, image: np.ndarray) -> None:
+        """Runs what comes before any box is chosen, alone, under TVM: for measurements. `image` is a whole batch."""
+        assert isinstance(self._engine, TvmEngine)
+        self._engine.call("part_0", image)
+
     def predictor(self) -> Predictor:
         """This detector with what belongs before and after it: pictures in, boxes in their pixels out.
 
         Images are fitted into the artifact's size, keeping their ratio.
 
         Raises:
-            DiagnosticError: proposals-missing, where it takes more than an image.
+            DiagnosticError: proposals-missing, where it takes more than an image; no-settings, where its spec had no
+                `data` to say what images become.
         """
+        described = self.manifest["preprocessing"]
+        if described.get("normalize") is None:
+            hint = "give the spec `data` and export it again, or call the artifact itself with normalised images"
+            summary = f"{self.name} was exported without `data`, which says how images are normalised"
+            raise DiagnosticError(NO_SETTINGS.at(None, summary, detail=hint))
         if len(self.manifest["inputs"]) > 1:
             summary = f"{self.name} takes proposals beside an image"
             raise DiagnosticError(PROPOSALS_MISSING.at(None, summary, detail="call the artifact itself with them"))
@@ -203,7 +215,7 @@ class Artifact:
         from detc.runtime.predict import Predictor
 
         _, _, height, width = self.image_shape
-        fields = {k: v for k, v in self.manifest["preprocessing"]["normalize"].items() if k != "record"}
+        fields = {k: v for k, v in described["normalize"].items() if k != "record"}
         tells_apart = any(output["name"] == "classes" for output in self.manifest["outputs"])
         return Predictor(
             self,

@@ -258,3 +258,15 @@ Wrong: detc train mine.det --devices 8 --workers 32, on a machine with 64 GiB
 Right: detc train mine.det --devices 8 --workers 4
 """,
 )
+
+RIVAL_FAILED = Kind(
+    "E0730",
+    "rival-failed",
+    """
+An engine that was to be measured does not run the detector; what it said follows. The others were not measured either,
+so that no comparison lacks one in silence.
+
+Wrong, where the engine does not take the model: detc bench mine.det --vs tvm,openvino
+Right: detc bench mine.det --vs tvm,onnxruntime
+""",
+)

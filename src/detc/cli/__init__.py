@@ -27,6 +27,7 @@ COMMANDS = {
     "eval": "detc.cli.evaluate",
     "predict": "detc.cli.predict",
     "export": "detc.cli.export",
+    "bench": "detc.cli.bench",
 }
 FUNCTIONS = {"eval": "evaluate", "compile": "compile_spec"}
 
