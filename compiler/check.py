@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from detc.compiler.elaborate import elaborate
-from detc.compiler.modules import Loader, choose
+from detc.compiler.modules import Loader, choose, spec_files
 from detc.compiler.resolve import resolve
 from detc.dsl.catalogue import syntax
 from detc.dsl.diagnostics import Diagnostic, DiagnosticError
@@ -21,13 +21,7 @@ class Checked:
 
 def check_paths(paths: list[Path], roots: tuple[Path, ...] = ()) -> Checked:
     """Every spec under these paths: names resolved in all components, every detector elaborated."""
-    files: list[Path] = []
-    diagnostics: list[Diagnostic] = []
-    for path in paths:
-        found = sorted(path.rglob("*.det")) if path.is_dir() else [path]
-        if not found:
-            diagnostics.append(syntax.UNREADABLE_FILE.at(None, f"there are no .det files in {path}"))
-        files += found
+    files, diagnostics = spec_files(paths)
     loader = Loader(roots)
     detectors = 0
     for file in files:

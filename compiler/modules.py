@@ -80,7 +80,8 @@ class Loader:
                 raise DiagnosticError(self._cycle(index, importer))
         self._loading.append((resolved, importer))
         try:
-            file = parse_cached(Source(shown_path(path), _read(path, importer)))
+            text = decode(read_bytes(path, importer), shown_path(path), importer)
+            file = parse_cached(Source(shown_path(path), text))
             module = Module(resolved, file)
             self._fill(module, prelude)
         finally:
@@ -188,17 +189,44 @@ def shown_path(path: Path) -> str:
     return relative if len(relative) < len(str(path)) else str(path)
 
 
-def _read(path: Path, importer: Span | None) -> str:
+def spec_files(paths: list[Path]) -> tuple[list[Path], list[Diagnostic]]:
+    """The specs among these paths and in these folders, and a diagnostic for each folder without any."""
+    specs: list[Path] = []
+    diagnostics: list[Diagnostic] = []
+    for path in paths:
+        found = sorted(path.rglob("*.det")) if path.is_dir() else [path]
+        if not found:
+            diagnostics.append(syntax.UNREADABLE_FILE.at(None, f"there are no .det files in {path}"))
+        specs += found
+    return specs, diagnostics
+
+
+def read_bytes(path: Path, importer: Span | None = None) -> bytes:
+    """What a spec's file holds.
+
+    Raises:
+        DiagnosticError: unreadable-file, too-large-file; at `importer` where a spec asked for it.
+    """
     try:
         if path.is_file() and path.stat().st_size > MAXIMUM_BYTES:
-            raise DiagnosticError(syntax.TOO_LARGE_FILE.at(importer, f"{shown_path(path)} has more than a megabyte"))
-        data = path.read_bytes()
+            raise DiagnosticError(_too_large(shown_path(path), importer))
+        return path.read_bytes()
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         near = suggest(path.name, [p.name for p in path.parent.glob("*.det")] if path.parent.is_dir() else [])
         raise DiagnosticError(
             syntax.UNREADABLE_FILE.at(importer, f"cannot read {shown_path(path)}: {reason}", detail=near)
         ) from None
+
+
+def decode(data: bytes, name: str, importer: Span | None = None) -> str:
+    """The text of a spec, without a byte order mark.
+
+    Raises:
+        DiagnosticError: not-utf8, too-large-file; at `importer` where a spec asked for it.
+    """
+    if len(data) > MAXIMUM_BYTES:
+        raise DiagnosticError(_too_large(name, importer))
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -206,10 +234,14 @@ def _read(path: Path, importer: Span | None) -> str:
         raise DiagnosticError(
             syntax.NOT_UTF8.at(
                 importer,
-                f"{shown_path(path)} is not UTF-8 text: byte 0x{data[error.start]:02x} in line {line}",
+                f"{name} is not UTF-8 text: byte 0x{data[error.start]:02x} in line {line}",
                 detail="save it as UTF-8",
             )
         ) from None
+
+
+def _too_large(name: str, importer: Span | None) -> Diagnostic:
+    return syntax.TOO_LARGE_FILE.at(importer, f"{name} has more than a megabyte")
 
 
 # ---- the cache of parsed files --------------------------------------------------------------------------------------

@@ -85,7 +85,7 @@ def _parse(source: Source, text: str) -> t.File:
         items = builder.items(parsed)
     except RecursionError:
         place = builder.latest
-        raise _Failure(_too_deep(Span(source, place, place + 1)), len(text)) from None
+        raise _Failure(too_deep(Span(source, place, place + 1)), len(text)) from None
     declarations = [i for i in items if isinstance(i, t.Declaration)]
     for declaration in declarations:
         declaration.source = source
@@ -97,11 +97,11 @@ def _parse(source: Source, text: str) -> t.File:
         declarations,
         defaults[-1] if defaults else None,
         _first_doc(source),
-        [m.span() for m in _COMMENT_OR_STRING.finditer(source.text) if m.group().startswith("#")],
+        [m.span() for m in COMMENT_OR_STRING.finditer(source.text) if m.group().startswith("#")],
     )
 
 
-_COMMENT_OR_STRING = re.compile(r'#[^\n]*|"(?:[^"\\\n]|\\.)*"|`[^`\n]*`')
+COMMENT_OR_STRING = re.compile(r'#[^\n]*|"(?:[^"\\\n]|\\.)*"|`[^`\n]*`')
 
 
 def _first_doc(source: Source) -> str:
@@ -192,7 +192,7 @@ def _brackets(source: Source) -> Iterator[tuple[str, int]]:
             yield match.group(), match.start()
 
 
-_BRACKET = re.compile(_COMMENT_OR_STRING.pattern + r"|[()\[\]{}]")
+_BRACKET = re.compile(COMMENT_OR_STRING.pattern + r"|[()\[\]{}]")
 
 
 def _unterminated(source: Source) -> Diagnostic:
@@ -221,10 +221,11 @@ def _check_brackets(source: Source) -> None:
     for bracket, offset in _brackets(source):
         depth += 1 if bracket in _CLOSING else -1
         if depth > MAXIMUM_DEPTH:
-            raise DiagnosticError(_too_deep(Span(source, offset, offset + 1)))
+            raise DiagnosticError(too_deep(Span(source, offset, offset + 1)))
 
 
-def _too_deep(span: Span) -> Diagnostic:
+def too_deep(span: Span) -> Diagnostic:
+    """The diagnostic of a text whose nesting is refused at this place."""
     return syntax.NESTED_TOO_DEEPLY.at(
         span, f"nested more than {MAXIMUM_DEPTH} deep", detail="name the inner parts and use the names"
     )
@@ -237,7 +238,7 @@ def _check_depth(source: Source, root: t.Declaration) -> None:
         node, depth = stack.pop()
         if isinstance(node, t.Tree):
             if depth > MAXIMUM_DEPTH * 2:
-                raise DiagnosticError(_too_deep(Span(source, node.start, node.start + 1)))
+                raise DiagnosticError(too_deep(Span(source, node.start, node.start + 1)))
             stack.extend((getattr(node, f.name), depth + 1) for f in fields(node) if f.name not in _LEAVES)
         elif isinstance(node, list | tuple):
             stack.extend((item, depth) for item in node)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,9 +21,9 @@ _UNFINISHED = ".writing-"
 def whole(path: Path) -> Iterator[Path]:
     """A temporary name in the same folder (made if needed), of which the file becomes `path` at the end of the block.
 
-    The temporary name has the suffix of `path`. What is there and no file, such as /dev/stdout or a pipe, is written to
-    and not replaced. A block that fails leaves nothing. Raises DiagnosticError cannot-write on any failure of the file
-    system.
+    The temporary name has the suffix of `path`. A file that is there is replaced by one with its permissions; what is
+    there and no file, such as /dev/stdout or a pipe, is written to and not replaced. A block that fails leaves nothing.
+    Raises DiagnosticError cannot-write on any failure of the file system.
     """
     temporary: Path | None = None
     try:
@@ -37,7 +38,7 @@ def whole(path: Path) -> Iterator[Path]:
         if special:
             path.write_bytes(temporary.read_bytes())
         else:
-            temporary.chmod(0o644)
+            temporary.chmod(stat.S_IMODE(path.stat().st_mode) if path.is_file() else 0o644)
             temporary.replace(path)
     except OSError as error:
         raise DiagnosticError(CANNOT_WRITE.at(None, f"{path}: {error.strerror or error}")) from None

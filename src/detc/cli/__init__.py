@@ -15,6 +15,7 @@ from typing import Annotated
 # `detc check` starts quickly.
 COMMANDS = {
     "check": "detc.cli.check",
+    "fmt": "detc.cli.fmt",
     "compile": "detc.cli.compile",
     "graph": "detc.cli.graph",
     "summary": "detc.cli.summary",
