@@ -301,7 +301,7 @@ def _align_marks(rows: list[_Row], width: int) -> None:
             _align(run, width)
             run = []
             continue
-        if run and not _together(run, row, width):
+        if run and not _together(run, row):
             _align(run, width)
             run = []
         run.append(row)
@@ -311,31 +311,30 @@ def _align_marks(rows: list[_Row], width: int) -> None:
     _align(run, width)
 
 
-def _together(run: list[_Row], row: _Row, width: int) -> bool:
+def _together(run: list[_Row], row: _Row) -> bool:
     """Whether a row is of the same table, or may be aligned with a run of rows."""
     first = run[0]
     assert first.mark is not None and row.mark is not None
     if row.indent != first.indent or row.mark[1] != first.mark[1]:
         return False
-    return row.mark[1].table or _can_align([*run, row], FARTHEST, width)
+    return row.mark[1].table or _spread([*run, row]) <= FARTHEST
 
 
-def _can_align(run: list[_Row], farthest: int, width: int) -> bool:
-    marks = [row.mark[0] for row in run if row.mark is not None]
-    most = max(marks)
-    # What is too long anyway may become longer; nothing becomes too long.
-    return most - min(marks) <= farthest and all(
-        not len(row.text) <= width < len(row.text) + most - mark for row, mark in zip(run, marks, strict=True)
-    )
+def _spread(run: list[_Row]) -> int:
+    columns = [row.mark[0] for row in run if row.mark is not None]
+    return max(columns) - min(columns)
 
 
 def _align(run: list[_Row], width: int) -> None:
     marks = [row.mark for row in run if row.mark is not None]
-    if not marks or (marks[0][1].table and (len(run) < TABLE_LINES or not _can_align(run, TABLE_FARTHEST, width))):
+    if not marks or (marks[0][1].table and (len(run) < TABLE_LINES or _spread(run) > TABLE_FARTHEST)):
         return
     most = max(column for column, _ in marks)
     for row, (column, _) in zip(run, marks, strict=True):
-        row.text = row.text[:column] + " " * (most - column) + row.text[column:]
+        aligned = row.text[:column] + " " * (most - column) + row.text[column:]
+        # A line without room for the blanks stays as it is; one that is too long anyway may become longer.
+        if len(aligned) <= width or len(row.text) > width:
+            row.text = aligned
 
 
 def _align_comments(rows: list[_Row], width: int) -> None:
