@@ -183,10 +183,13 @@ class _Layout:
         widths = [flat_width(part) for part in lists]
         forced = {place for place, width in enumerate(widths) if width is None}
         # The last list with several items first, else one with a single item.
-        items = [len(part.children) // 2 for part in c[2 : 2 + count]]
+        items = [(len(part.children) - 1) // 2 for part in c[2 : 2 + count]]
         order = sorted((p for p in range(count) if items[p]), key=lambda place: (items[place] > 1, place), reverse=True)
         choices = [forced, *(forced | {place} for place in order), forced | set(order)]
-        ends = flat_width(head) or 0, (flat_width(tail) or 0) + len(" {")
+        # Results that have no room even on the last line are broken by themselves.
+        width = flat_width(tail)
+        fits = width is not None and len(")") + width + len(" {") <= WIDTH
+        ends = flat_width(head) or 0, (width or 0) + len(" {") if fits else len(" -> (")
         broken = next((b for b in choices if _longest(ends[0], widths, ends[1], b) <= WIDTH), choices[-1])
         shown = [Group(part.content, part.broken or place in broken) for place, part in enumerate(lists)]
         return [head, *shown, tail, " ", self.build(body)]

@@ -175,6 +175,10 @@ CHANGED = {
         f"block A(a: {LONG})(b: {LONG}, c: int) -> feature {{}}",
         f"block A(a: {LONG})(\n    b: {LONG}, c: int\n) -> feature {{}}\n",
     ),
+    "no parameters": (
+        f"op A() -> (a: {LONG}, b: {LONG}) {{}}",
+        f"op A() -> (\n    a: {LONG}, b: {LONG}\n) {{}}\n",
+    ),
     "parameters where there is one input": (
         f"block A(a: {LONG}, c: int)(b: {LONG}) -> feature {{}}",
         f"block A(\n    a: {LONG}, c: int\n)(b: {LONG}) -> feature {{}}\n",

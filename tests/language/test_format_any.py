@@ -7,6 +7,7 @@ import re
 from functools import cache
 from pathlib import Path
 
+from fuzzing import Inputs
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from layouts import formatted, holds, meaning, parsed
@@ -128,6 +129,17 @@ def test_any_program(text: str, seed: int) -> None:
     changed = shuffled(text, random.Random(seed), SPACES)
     if parses(changed):
         holds(changed)
+
+
+def test_programs_of_the_grammar() -> None:
+    """More kinds of nesting than people write."""
+    inputs, parsable = Inputs(11), 0
+    for _ in range(150):
+        text = inputs.grown().decode()
+        if parses(text):
+            parsable += 1
+            holds(text)
+    assert parsable > 20
 
 
 @cache
