@@ -290,8 +290,8 @@ class _Elaborator(Primitives):
             label = self.label(frame, stage.label)
             stage = stage.body
         closure = self.component(frame, stage)
-        if isinstance(closure, Function):
-            return closure.call([value], {}, frame.span(stage))
+        if isinstance(closure, Function) and label is None:
+            return self.compute(frame, stage, closure, [value], {})
         if isinstance(closure, Closure) and isinstance(closure.declaration, t.Component):
             free = [p for p in closure.declaration.inputs if p.name not in closure.inputs]
             if not free:

@@ -417,16 +417,20 @@ class Evaluator(Overrides):
 
     def call(self, frame: Frame, node: t.Call, function: Any) -> Any:
         """Call a function, or configure a component or record."""
-        span = frame.span(node)
         if isinstance(function, Function):
-            positional, named = self._arguments(frame, node)
-            try:
-                return function.call(positional, named, span)
-            except BadArgument as error:
-                raise self.error(types.BAD_OPERAND, frame, node, f"{function.name}: {error}") from None
+            return self.compute(frame, node, function, *self._arguments(frame, node))
         if isinstance(function, Closure):
             return self.configure(frame, node, function)
         raise self.mismatch(frame, node.function, function, "a component or a function")
+
+    def compute(
+        self, frame: Frame, node: t.Expr, function: Function, positional: list[Any], named: dict[str, Any]
+    ) -> Any:
+        """What a function gives for values."""
+        try:
+            return function.call(positional, named, frame.span(node))
+        except BadArgument as error:
+            raise self.error(types.BAD_OPERAND, frame, node, f"{function.name}: {error}") from None
 
     def _arguments(self, frame: Frame, node: t.Call) -> tuple[list[Any], dict[str, Any]]:
         positional: list[Any] = []
