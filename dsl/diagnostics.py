@@ -1,8 +1,9 @@
 """What detc tells a user who made a mistake.
 
-Every kind of diagnostic is declared once, in `detc.dsl.catalogue`, with a stable code, a slug, a severity and an
-explanation that `detc explain CODE` prints. Raising code builds a `Diagnostic` from the kind, with the summary of the
-case at hand, what to do about it, and the places involved.
+Every kind of diagnostic is declared once, in `detc.dsl.catalogue`, with a stable code, a slug, a severity, a summary
+and an explanation with a wrong and a right example. `detc explain CODE` and docs/errors.md are made from it, and the
+examples are run by the tests. Raising code builds a `Diagnostic` from the kind, with the summary of the case at hand,
+what to do about it, and the places involved.
 """
 
 from __future__ import annotations
@@ -15,16 +16,36 @@ from detc.dsl.source import Span
 
 Severity = Literal["error", "warning"]
 
+Language = Literal["det", "shell", "json", "python", "text"]
+
 KINDS: dict[str, Kind] = {}
 
 
 @dataclass(frozen=True)
+class Example:
+    """What gives a diagnostic, or what is right in its place.
+
+    `det` is a spec without the imports of what comes with detc and without the detector around a component called
+    Example; `shell` is a command; `json` is a part of an annotation file in COCO's form; `python` is a program or a
+    file of kernels; `text` says in words what cannot be shown as a file or command. `note` stands beside "Wrong" or "Right".
+    """
+
+    language: Language
+    text: str
+    note: str = ""
+
+
+@dataclass(frozen=True)
 class Kind:
-    """One kind of diagnostic. Its slug names the fault ("stride-mismatch"), not the cure."""
+    """One kind of diagnostic. Its slug names the fault ("stride-mismatch"), not the cure; `summary` says in a line what
+    is wrong, `explanation` (Markdown) why and what to do."""
 
     code: str
     slug: str
+    summary: str
     explanation: str
+    wrong: Example
+    right: Example
     severity: Severity = "error"
 
     def __post_init__(self) -> None:

@@ -1,108 +1,172 @@
 """E08xx: export, and the artifacts it writes."""
 
-from detc.dsl.diagnostics import Kind
+from __future__ import annotations
+
+from detc.dsl.diagnostics import Example, Kind
 
 OP_WITHOUT_LOWERING = Kind(
     "E0801",
     "op-without-lowering",
+    "the target cannot take an operator",
     """The target cannot take one of the detector's operators, or not with these attributes.
 
 The label is where the spec applies the operator. Choose another target, or another operator; a primitive of your own
 needs a lowering for each target that it is to be exported to.""",
+    wrong=Example(
+        "shell",
+        "detc --kernels my_kernels.py export mine.det --weights best.safetensors --target llvm",
+        "where my_kernels.py has a kernel of your own",
+    ),
+    right=Example(
+        "shell", "detc --kernels my_kernels.py predict mine.det photos/ --weights best.safetensors --output found"
+    ),
 )
 
 NO_WEIGHTS = Kind(
     "E0802",
     "export-without-weights",
+    "an export was asked for without weights",
     """An export holds the detector's weights, and none were given.
 
 Give a checkpoint with --weights FILE. To try an export before there is anything to deploy, --random-weights takes the
 initialisation that the spec declares.""",
+    wrong=Example("shell", "detc export specs/fpg.det --target onnx"),
+    right=Example("shell", "detc export specs/fpg.det --target onnx --weights fpg.pth"),
 )
 
 EXPORT_DISAGREES = Kind(
     "E0803",
     "export-disagrees",
+    "the exported detector gives other values than the torch one",
     """The exported detector and the torch.fx module gave different values for the same image, so nothing was written.
 
 The report says which outputs differ and by how much. If the weights are random or hold NaN, that may be the reason;
 otherwise it is a bug in detc, and worth reporting with the spec.""",
+    wrong=Example("text", "weights of a run that diverged, with values that are no numbers."),
+    right=Example("text", "the weights `best.safetensors` of a run that ended well."),
 )
 
 NO_NVCC = Kind(
     "E0804",
     "nvcc-missing",
+    "the CUDA compiler was not found",
     """`--target cuda` compiles kernels with nvcc, the CUDA compiler, which was not found.
 
 It is looked for on PATH, then below $CUDA_HOME, then in /usr/local/cuda. It comes with the CUDA toolkit: the package
 `cuda-nvcc-13-0` (apt, from NVIDIA's repository), `nvidia-cuda-toolkit` (Debian, Ubuntu) or `cuda-nvcc` (conda). A GPU
-is not needed. Compiling on such a machine needs gcc too.""",
+is not needed. Compiling on such a machine needs gcc too. `detc doctor` says what is found.""",
+    wrong=Example(
+        "shell", "detc export mine.det --weights best.safetensors --target cuda", "on a machine without the toolkit"
+    ),
+    right=Example(
+        "shell",
+        "apt-get install nvidia-cuda-toolkit gcc\n"
+        "detc export mine.det --weights best.safetensors --target cuda --arch sm_90",
+    ),
 )
 
 CUDA_BUILD_FAILED = Kind(
     "E0805",
     "cuda-build-failed",
+    "the CUDA kernels could not be compiled",
     """The CUDA kernels could not be compiled into machine code for the architecture asked for.
 
 The detail has the compiler's own words. An architecture that the installed nvcc does not know (`nvcc --list-gpu-code`
 prints those it knows) is the usual reason.""",
+    wrong=Example(
+        "shell",
+        "detc export mine.det --weights best.safetensors --target cuda --arch sm_120",
+        "with the nvcc of CUDA 12.0",
+    ),
+    right=Example("shell", "detc export mine.det --weights best.safetensors --target cuda --arch sm_90"),
 )
 
 NO_LINKER = Kind(
     "E0806",
     "linker-missing",
+    "the system's C compiler was not found or failed",
     """Kernels are linked into a shared library with the C compiler of the system, which was not found or failed.
 
 Install the packages `gcc` and `g++` (and `binutils`, for CUDA on a machine without a GPU).""",
+    wrong=Example(
+        "shell", "detc export mine.det --weights best.safetensors --target llvm", "in a container without gcc"
+    ),
+    right=Example("shell", "apt-get install gcc g++\ndetc export mine.det --weights best.safetensors --target llvm"),
 )
 
 UNKNOWN_ARCH = Kind(
     "E0807",
     "unknown-arch",
+    "the compiler does not know this processor",
     """`--arch` names a processor that the compiler does not know.
 
 For llvm it is a name that LLVM has for a processor (`haswell`, `skylake-avx512`, `znver4`); without it, the processor
 of this machine is taken. For cuda it is a compute capability: `sm_80`, `sm_90`.""",
+    wrong=Example("shell", "detc export mine.det --weights best.safetensors --target llvm --arch i9"),
+    right=Example("shell", "detc export mine.det --weights best.safetensors --target llvm --arch haswell"),
 )
 
 NOT_AN_ARTIFACT = Kind(
     "E0810",
     "not-an-artifact",
+    "a file is not what an export writes",
     """The file is not something that `detc export` wrote: it is no archive, or has no manifest in it.""",
+    wrong=Example(
+        "shell", "detc predict photo.detc photos/ --output found", "which is a photograph under a wrong name"
+    ),
+    right=Example("shell", "detc predict mine-llvm.detc photos/ --output found"),
 )
 
 ARTIFACT_DAMAGED = Kind(
     "E0811",
     "artifact-damaged",
+    "an artifact is cut short or changed",
     """The artifact is cut short, or a member's content is not what the manifest says. Copy it again, or export it
-    again.""",
+again.""",
+    wrong=Example("text", "a file whose upload broke off, or that was edited."),
+    right=Example("text", "the file as `detc export` wrote it."),
 )
 
 ARTIFACT_VERSION = Kind(
     "E0812",
     "artifact-version",
+    "an artifact is in a format that this detc does not read",
     """The artifact was written in a format that this detc does not read. Export the spec in its manifest again.""",
+    wrong=Example("text", "an artifact of a later detc."),
+    right=Example("text", "one that was exported again with this detc."),
 )
 
 ARTIFACT_ELSEWHERE = Kind(
     "E0813",
     "artifact-for-another-machine",
+    "an artifact is for another machine",
     """The artifact holds machine code that this machine cannot run: another processor, or a GPU that is not here.
 
 Export again with the --target and --arch of the machine that is to run it.""",
+    wrong=Example(
+        "shell", "detc export mine.det --weights best.safetensors --target llvm", "for a machine that is older"
+    ),
+    right=Example("shell", "detc export mine.det --weights best.safetensors --target llvm --arch haswell"),
 )
 
 WRONG_INPUT = Kind(
     "E0814",
     "wrong-artifact-input",
+    "an artifact is given another input than it was compiled for",
     """An artifact is compiled for one batch and one image size, float32, already normalised.
 
-The manifest's `inputs` says which. Pad or resize the image as its `preprocessing` says.""",
+The manifest's `inputs` says which. Pad or resize the image as its `preprocessing` says, or let
+`detc.Artifact.predictor` do both.""",
+    wrong=Example("python", 'artifact = detc.Artifact.load("mine-llvm.detc")\nartifact(photo)', "with the photo"),
+    right=Example("python", 'artifact = detc.Artifact.load("mine-llvm.detc")\nartifact.predictor()([photo])'),
 )
 
 BAD_SIZE = Kind(
     "E0817",
     "bad-export-size",
-    """`--size` is the height and width of the images in pixels, as HxW: 800x1344. `--batch` is how many go in at
-    once.""",
+    "nothing says for which size of images to export",
+    """An export is compiled for one size of images. It is the largest that the spec's data resizes to; a detector
+without `data` has none, so it has to be given: `--size HxW`, height and width in pixels.""",
+    wrong=Example("shell", "detc export bare.det --random-weights --target onnx", "where the detector has no data"),
+    right=Example("shell", "detc export bare.det --random-weights --target onnx --size 640x640"),
 )

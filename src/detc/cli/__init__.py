@@ -9,7 +9,10 @@ import os
 import sys
 import traceback
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
+
+if TYPE_CHECKING:
+    import typer
 
 # Verb -> the module and the function in it. A command's module is imported only when the command is meant, so that
 # `detc check` starts quickly.
@@ -29,6 +32,7 @@ COMMANDS = {
     "predict": "detc.cli.predict",
     "export": "detc.cli.export",
     "bench": "detc.cli.bench",
+    "convert": "detc.cli.convert",
 }
 FUNCTIONS = {"eval": "evaluate", "compile": "compile_spec"}
 
@@ -72,7 +76,8 @@ def _says_why() -> bool:
     return says_why()
 
 
-def _run(arguments: list[str]) -> int:
+def application(arguments: list[str]) -> "typer.Typer":
+    """The program, with the command that the arguments mean; with all commands where they mean none."""
     import typer
 
     import detc
@@ -115,8 +120,12 @@ def _run(arguments: list[str]) -> int:
             app.add_typer(made, name=verb)
         else:
             app.command(verb)(made)
+    return app
+
+
+def _run(arguments: list[str]) -> int:
     try:
-        result = app(arguments, standalone_mode=False)
+        result = application(arguments)(arguments, standalone_mode=False)
     except Exception as error:
         # typer's own errors (a wrong command line) can show themselves. Its class is not public in all versions.
         if hasattr(error, "show") and hasattr(error, "exit_code"):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 import re
 from typing import Annotated
 
@@ -27,19 +25,18 @@ def explain(
 
 
 def _diagnostic(subject: str) -> None:
-    from detc.dsl import catalogue
-    from detc.dsl.diagnostics import KINDS, suggest
+    from detc.dsl.diagnostics import suggest
+    from detc.dsl.explain import all_kinds, to_terminal
 
-    for module in pkgutil.iter_modules(catalogue.__path__):
-        importlib.import_module(f"{catalogue.__name__}.{module.name}")
-    known = {kind.code: kind for kind in KINDS.values()} | {kind.slug: kind for kind in KINDS.values()}
+    kinds = all_kinds()
+    known = {kind.code: kind for kind in kinds} | {kind.slug: kind for kind in kinds}
     kind = known.get(subject.upper() if re.fullmatch(r"[eE]\d+", subject) else subject)
     if kind is None:
         hint = suggest(subject, known)
         raise typer.BadParameter(
             f"{subject} is no code or slug of a diagnostic; {hint or 'to explain a value, give its path too'}"
         )
-    typer.echo(f"{kind.code} [{kind.slug}], {kind.severity}\n\n{kind.explanation.strip()}")
+    typer.echo(to_terminal(kind))
 
 
 def _value(subject: str, path: str) -> None:
