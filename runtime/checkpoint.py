@@ -32,11 +32,15 @@ _LISTED = 8
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a file of weights holds: tensors by key, and the classes they were trained on where the file says so."""
+    """What a file of weights holds: tensors by key, and the classes they were trained on where the file says so.
+
+    `others` are the names of what else lies in the file, such as "optimizer", which detc does not read.
+    """
 
     path: Path
     tensors: Mapping[str, Tensor]
     classes: tuple[str, ...] | None
+    others: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,7 @@ def load_weights(module: nn.Module, path: Path, detector: Detector, *, partial: 
     checkpoint = read_checkpoint(path)
     _check_classes(checkpoint, detector)
     wanted = module.state_dict()
-    fit = _fit(_without_prefix(checkpoint.tensors, wanted), wanted)
+    fit = fit_of(without_prefix(checkpoint.tensors, wanted), wanted)
     if not fit.matching or not (partial or fit.whole):
         raise _misfit(checkpoint.path, f"of {detector.name}", fit, wanted)
     _set(wanted, fit.matching)
@@ -95,7 +99,7 @@ def load_pretrained(module: nn.Module, path: Path, detector: Detector, *, label:
     """
     checkpoint = read_checkpoint(path)
     wanted = {k.removeprefix(f"{label}."): v for k, v in module.state_dict().items() if k.startswith(f"{label}.")}
-    fit = _fit(_without_prefix(checkpoint.tensors, wanted), wanted)
+    fit = fit_of(without_prefix(checkpoint.tensors, wanted), wanted)
     if not fit.matching or fit.missing or fit.reshaped or fit.untied:
         raise _misfit(checkpoint.path, f"of the {label} of {detector.name}", fit, wanted)
     _set(wanted, fit.matching)
@@ -111,20 +115,35 @@ def save_weights(path: Path, weights: Mapping[str, Tensor], detector: Detector) 
     Raises:
         DiagnosticError: cannot-write.
     """
-    from safetensors.torch import save_file
+    metadata = {"detector": detector.name, "spec": detector.hash}
+    save_tensors(path, untied(weights), detector.classes, metadata)
 
+
+def untied(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights of a state dict; of tied ones, which are one tensor under several keys, the first key alone."""
     first: dict[int, str] = {}
     for key, tensor in weights.items():
         first.setdefault(_storage(tensor), key)
+    return {key: weights[key] for key in first.values()}
+
+
+def save_tensors(
+    path: Path, tensors: Mapping[str, Tensor], classes: Sequence[str] | None, metadata: Mapping[str, str] | None = None
+) -> None:
+    """Writes tensors by key as safetensors, whole or not at all, each with memory of its own; and the names of the
+    classes that they were trained on, where these are known.
+
+    Raises:
+        DiagnosticError: cannot-write.
+    """
+    from safetensors.torch import save_file
+
     # Copied, because safetensors refuses tensors that share memory or are not laid out in order.
-    tensors = {key: weights[key].detach().cpu().contiguous().clone() for key in first.values()}
-    metadata = {
-        "format": "pt",
-        "detector": detector.name,
-        "spec": detector.hash,
-        "classes": json.dumps(detector.classes, ensure_ascii=False),
-    }
-    write_whole(path, lambda temporary: save_file(tensors, temporary, metadata))
+    copies = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in tensors.items()}
+    about = {"format": "pt", **(metadata or {})}
+    if classes is not None:
+        about["classes"] = json.dumps(list(classes), ensure_ascii=False)
+    write_whole(path, lambda temporary: save_file(copies, temporary, about))
 
 
 # ---- reading ---------------------------------------------------------------------------------------------------------
@@ -183,16 +202,28 @@ def _read_pytorch(path: Path, head: bytes) -> Checkpoint:
                 detail="reading it would run code from the file; save its state dict alone",
             )
         ) from None
-    state = content
+    state, others = content, []
     if isinstance(content, Mapping):
-        state = next((content[k] for k in ("state_dict", "model") if isinstance(content.get(k), Mapping)), content)
+        under = next((k for k in ("state_dict", "model") if isinstance(content.get(k), Mapping)), None)
+        if under is not None:
+            state, others = content[under], [str(key) for key in content if key != under]
     if not isinstance(state, Mapping) or not all(isinstance(k, str) for k in state):
         raise _unreadable(path, "is a PyTorch file without a state dict")
     tensors = {key: value for key, value in state.items() if isinstance(value, Tensor)}
     if not tensors:
         raise _unreadable(path, "is a PyTorch file without tensors by name")
-    meta = content.get("meta")
-    return Checkpoint(path, tensors, _names(meta.get("CLASSES")) if isinstance(meta, Mapping) else None)
+    others += [key for key in state if key not in tensors]
+    return Checkpoint(path, tensors, _classes(content.get("meta")), tuple(others))
+
+
+def _classes(meta: Any) -> tuple[str, ...] | None:
+    """The class names in the "meta" of MMDetection's checkpoints, of version 2 or 3."""
+    if not isinstance(meta, Mapping):
+        return None
+    described = meta.get("dataset_meta")
+    places = [meta, described] if isinstance(described, Mapping) else [meta]
+    found = (_names(place.get(key)) for place in places for key in ("CLASSES", "classes"))
+    return next((names for names in found if names is not None), None)
 
 
 def _names(value: Any) -> tuple[str, ...] | None:
@@ -219,7 +250,7 @@ def _check_classes(checkpoint: Checkpoint, detector: Detector) -> None:
     )
 
 
-def _without_prefix(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+def without_prefix(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     """The tensors as they are, or those below one first label, without it, where more of these are wanted.
 
     Wrappers put such a label before all keys: "module." (DistributedDataParallel), the attribute's name (Lightning),
@@ -234,7 +265,8 @@ def _without_prefix(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor])
     return best
 
 
-def _fit(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> Fit:
+def fit_of(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> Fit:
+    """How tensors by key fit a module's state dict, in which tied weights are one tensor under several keys."""
     matching: dict[str, Tensor] = {}
     reshaped = {}
     given: dict[int, str] = {}
