@@ -27,7 +27,8 @@ class Example:
 
     `det` is a spec without the imports of what comes with detc and without the detector around a component called
     Example; `shell` is a command; `json` is a part of an annotation file in COCO's form; `python` is a program or a
-    file of kernels; `text` says in words what cannot be shown as a file or command. `note` stands beside "Wrong" or "Right".
+    file of kernels; `text` says in words what cannot be shown as a file or command. `note` stands beside "Wrong" or
+    "Right".
     """
 
     language: Language

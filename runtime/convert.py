@@ -72,8 +72,8 @@ def convert(path: Path, output: Path, detector: Detector | None = None) -> Conve
 
     With a detector, under its keys and with its dtypes, those that it has and no others; where some are missing or have
     another shape, nothing is written. Without one, all tensors as they are, but for the prefix of
-    DistributedDataParallel. Tensors that share memory are written each on its own, but for a detector's tied weights, which are written once.
-    The file names the classes if the one that it was made of does.
+    DistributedDataParallel. Tensors that share memory are written each on its own, but for a detector's tied weights,
+    which are written once. The file names the classes if the one that it was made of does.
 
     Raises:
         DiagnosticError: checkpoint-unreadable, checkpoint-unsafe, bad-option or cannot-write.
