@@ -165,7 +165,7 @@ def _versions(target: Target) -> dict[str, str]:
     tools |= {"onnx": "onnx"} if target == "onnx" else {"tvm": "apache-tvm", "tvm-ffi": "apache-tvm-ffi"}
     found = {"detc": detc.__version__, **{name: version(package) for name, package in tools.items()}}
     if target == "cuda":
-        from detc.compiler.emit.tvm.cuda import find_nvcc
+        from detc.compiler.emit.nvcc import find_nvcc
 
         printed = subprocess.run([find_nvcc(), "--version"], capture_output=True, text=True, check=False).stdout
         release = re.search(r"release [\d.]+, V([\d.]+)", printed)

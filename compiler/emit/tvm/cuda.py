@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import struct
 import subprocess
 import sys
@@ -23,25 +22,13 @@ from pathlib import Path
 
 import tvm
 
+from detc.compiler.emit.nvcc import find_nvcc
 from detc.compiler.emit.tvm import regions, suppress
-from detc.dsl.catalogue.export import CUDA_BUILD_FAILED, NO_LINKER, NO_NVCC
+from detc.dsl.catalogue.export import CUDA_BUILD_FAILED, NO_LINKER
 from detc.dsl.diagnostics import DiagnosticError
 
 _FATBIN_MAGIC = b"\x50\xed\x55\xba"
 _ELF_ENTRY = 2
-
-
-def find_nvcc() -> Path:
-    """The CUDA compiler. Raises DiagnosticError nvcc-missing."""
-    homes = [os.environ[name] for name in ("CUDA_HOME", "CUDA_PATH") if os.environ.get(name)]
-    candidates = [shutil.which("nvcc"), *(f"{home}/bin/nvcc" for home in (*homes, "/usr/local/cuda"))]
-    for candidate in candidates:
-        if candidate and Path(candidate).is_file():
-            return Path(candidate)
-    detail = "install the package cuda-nvcc-13-0 (apt, from NVIDIA's repository) or nvidia-cuda-toolkit"
-    raise DiagnosticError(
-        NO_NVCC.at(None, "nvcc was not found on PATH, in $CUDA_HOME or in /usr/local/cuda", detail=detail)
-    )
 
 
 def compile_module(module: tvm.IRModule, arch: str) -> bytes:

@@ -33,6 +33,7 @@ COMMANDS = {
     "export": "detc.cli.export",
     "bench": "detc.cli.bench",
     "convert": "detc.cli.convert",
+    "doctor": "detc.cli.doctor",
 }
 FUNCTIONS = {"eval": "evaluate", "compile": "compile_spec"}
 
