@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from commands import program, refused
 
 ROOT = Path(__file__).parents[1]
 
@@ -130,3 +133,25 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     done = detc("compile", "specs/fpg.det", "--emit", "graph", "--output", str(tmp_path / "file" / "out.graph"))
     assert done.returncode == 1
     assert "[cannot-write]" in done.stderr
+
+
+def _commands() -> list[tuple[str, str]]:
+    """Every command with the text of its help."""
+    found: list[tuple[str, str]] = []
+
+    def walk(command: Any, name: str) -> None:
+        for verb, below in getattr(command, "commands", {}).items():
+            walk(below, f"{name} {verb}")
+        if not hasattr(command, "commands"):
+            found.append((name, command.help or ""))
+
+    walk(program(), "detc")
+    return found
+
+
+@pytest.mark.parametrize(("name", "text"), _commands(), ids=[name for name, _ in _commands()])
+def test_the_help_of_every_command_has_an_example_that_is_one(name: str, text: str) -> None:
+    examples = re.findall(r"\bdetc .*?(?=     |$)", text.partition("Example")[2], re.MULTILINE)
+    assert examples
+    assert all(example.startswith(f"{name} ") for example in examples)
+    assert [refused(example) for example in examples] == [None] * len(examples)

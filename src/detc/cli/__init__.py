@@ -88,7 +88,6 @@ def application(arguments: list[str]) -> "typer.Typer":
         name="detc",
         help="A compiler for object detectors: .det specs become torch.fx, ONNX and TVM kernels.",
         no_args_is_help=True,
-        add_completion=False,
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
     )
@@ -126,8 +125,13 @@ def application(arguments: list[str]) -> "typer.Typer":
 
 
 def _run(arguments: list[str]) -> int:
+    if "_DETC_COMPLETE" in os.environ:  # a shell asks how the command line goes on
+        from detc.cli.completion import answer, typed
+
+        answer(application(typed(os.environ)))
+        return 0
     try:
-        result = application(arguments)(arguments, standalone_mode=False)
+        result = application(arguments)(arguments, standalone_mode=False, prog_name="detc")
     except Exception as error:
         # typer's own errors (a wrong command line) can show themselves. Its class is not public in all versions.
         if hasattr(error, "show") and hasattr(error, "exit_code"):

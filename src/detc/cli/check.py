@@ -10,9 +10,11 @@ from typing import Annotated
 
 import typer
 
+from detc.cli.completion import spec_files
+
 
 def check(
-    paths: Annotated[list[Path], typer.Argument(help="Specs, or folders of specs.")],
+    paths: Annotated[list[Path], typer.Argument(help="Specs, or folders of specs.", autocompletion=spec_files)],
     output_format: Annotated[str, typer.Option("--format", help="text or json")] = "text",
     import_root: Annotated[list[Path] | None, typer.Option(help="A folder that specs may import from.")] = None,
     deny_warnings: Annotated[bool, typer.Option("--deny-warnings", help="Fail on warnings too.")] = False,

@@ -11,13 +11,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from detc.cli.common import REMAT, REMAT_BUDGET, choice, recomputed, report, split_spec
+from detc.cli.completion import detectors
 
 if TYPE_CHECKING:
     from detc.runtime.detector import Detector
 
 
 def compile_spec(
-    spec: Annotated[str, typer.Argument(metavar="SPEC[:NAME]", help="A spec, and which of its detectors.")],
+    spec: Annotated[
+        str, typer.Argument(metavar="SPEC[:NAME]", help="A spec, and which of its detectors.", autocompletion=detectors)
+    ],
     emit: Annotated[list[str] | None, typer.Option(help="graph, json, fx, svg or html; may be repeated.")] = None,
     view: Annotated[str | None, typer.Option(help="forward, train or predict; all where it makes sense.")] = None,
     output: Annotated[Path | None, typer.Option(help="A file, or with several --emit a folder; else printed.")] = None,

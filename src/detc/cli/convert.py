@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from detc.cli.common import choice, split_spec
+from detc.cli.completion import detectors
 
 if TYPE_CHECKING:
     from detc.runtime.convert import Conversion, TensorRow
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
 def convert(
     checkpoint: Annotated[Path, typer.Argument(help="A file of weights, such as a published .pth.")],
     spec: Annotated[
-        str | None, typer.Option(metavar="SPEC[:NAME]", help="The detector that the weights are for.")
+        str | None,
+        typer.Option(metavar="SPEC[:NAME]", help="The detector that the weights are for.", autocompletion=detectors),
     ] = None,
     output: Annotated[
         Path | None, typer.Option(help="The safetensors file; CHECKPOINT.safetensors if not given.")

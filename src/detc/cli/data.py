@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from detc.cli.common import choice, split_spec
+from detc.cli.completion import detectors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,7 +29,7 @@ MOST_CLASSES = 100
 
 @data.command("check")
 def check(
-    spec: Annotated[str, typer.Argument(help=SPEC, metavar="SPEC|PATH")],
+    spec: Annotated[str, typer.Argument(help=SPEC, metavar="SPEC|PATH", autocompletion=detectors)],
     data: Annotated[Path | None, typer.Option(help="Folder of the data, in place of the spec's.")] = None,
     split: Annotated[str | None, typer.Option(help="train, val or test; all, if not given.")] = None,
     decode: Annotated[bool, typer.Option("--decode", help="Decode all images; otherwise their ends are read.")] = False,
@@ -73,7 +74,7 @@ def check(
 
 @data.command("view")
 def view(
-    spec: Annotated[str, typer.Argument(help=SPEC, metavar="SPEC|PATH")],
+    spec: Annotated[str, typer.Argument(help=SPEC, metavar="SPEC|PATH", autocompletion=detectors)],
     data: Annotated[Path | None, typer.Option(help="Folder of the data, in place of the spec's.")] = None,
     output: Annotated[Path, typer.Option(help="The page.")] = Path("data.html"),
     count: Annotated[int, typer.Option(min=1, help="At most so many images, evenly spread.")] = 100,

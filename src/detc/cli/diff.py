@@ -11,17 +11,25 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from detc.cli.common import choice, split_spec
+from detc.cli.completion import detectors
 
 if TYPE_CHECKING:
     from detc.compiler.diff import Change, Difference
 
 
 def diff(
-    first: Annotated[str, typer.Argument(metavar="A", help="The first spec, SPEC or SPEC:NAME.")],
-    second: Annotated[str, typer.Argument(metavar="B", help="The second spec, SPEC or SPEC:NAME.")],
+    first: Annotated[
+        str, typer.Argument(metavar="A", help="The first spec, SPEC or SPEC:NAME.", autocompletion=detectors)
+    ],
+    second: Annotated[
+        str, typer.Argument(metavar="B", help="The second spec, SPEC or SPEC:NAME.", autocompletion=detectors)
+    ],
     output_format: Annotated[str, typer.Option("--format", help="text or json.")] = "text",
 ) -> int:
-    """Compare two detectors: settings, components, weights and wiring. The exit status is 1 where they differ."""
+    """Compare two detectors: settings, components, weights and wiring. The exit status is 1 where they differ.
+
+    Example: detc diff specs/retinanet.det:retinanet_r50_fpn_1x mine.det
+    """
     choice("--format", output_format, ("text", "json"))
     import detc
     from detc.compiler.diff import differences

@@ -11,13 +11,14 @@ import typer
 
 from detc.cli.common import TTA, split_spec
 from detc.cli.common import report as tell
+from detc.cli.completion import detectors
 
 if TYPE_CHECKING:
     from detc.runtime.evaluate import Evaluation
 
 
 def evaluate(
-    spec: Annotated[str, typer.Argument(help="The spec, SPEC or SPEC:NAME.")],
+    spec: Annotated[str, typer.Argument(help="The spec, SPEC or SPEC:NAME.", autocompletion=detectors)],
     weights: Annotated[Path, typer.Option(help="The trained weights.")],
     data: Annotated[Path | None, typer.Option(help="Folder of the data, in place of the spec's.")] = None,
     split: Annotated[str, typer.Option(help="test, val or train.")] = "test",
@@ -30,7 +31,10 @@ def evaluate(
     tta: Annotated[bool | None, typer.Option("--tta/--no-tta", help=TTA)] = None,
     measure: Annotated[bool, typer.Option(help="Work out metrics; --no-measure only looks for objects.")] = True,
 ) -> None:
-    """Measure a detector on annotated images, with COCO's metrics."""
+    """Measure a detector on annotated images, with COCO's metrics.
+
+    Example: detc eval mine.det --data pets --weights runs/mine/best.safetensors --report report
+    """
     if not measure and output is None:
         raise typer.BadParameter("--no-measure needs --output FOLDER for what is found")
     if report is not None and not measure:

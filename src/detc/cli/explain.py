@@ -7,9 +7,16 @@ from typing import Annotated
 
 import typer
 
+from detc.cli.completion import diagnostics_and_specs
+
 
 def explain(
-    subject: Annotated[str, typer.Argument(help="A diagnostic's code or slug, or a spec: SPEC or SPEC:NAME.")],
+    subject: Annotated[
+        str,
+        typer.Argument(
+            help="A diagnostic's code or slug, or a spec: SPEC or SPEC:NAME.", autocompletion=diagnostics_and_specs
+        ),
+    ],
     path: Annotated[
         str | None, typer.Argument(help="With a spec: the path of a value, such as backbone.depth.")
     ] = None,

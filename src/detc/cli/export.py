@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from detc.cli.common import choice, split_spec
+from detc.cli.completion import detectors
 
 if TYPE_CHECKING:
     from detc.runtime.detector import Detector
 
 
 def export(
-    spec: Annotated[str, typer.Argument(metavar="SPEC[:NAME]", help="The spec.")],
+    spec: Annotated[str, typer.Argument(metavar="SPEC[:NAME]", help="The spec.", autocompletion=detectors)],
     target: Annotated[str, typer.Option(help="onnx, llvm (a CPU) or cuda (an NVIDIA GPU, which need not be here).")],
     arch: Annotated[
         str | None, typer.Option(help="cuda: sm_90 (the default), ...; llvm: a processor (by default this one).")
@@ -32,7 +33,10 @@ def export(
         Path | None, typer.Option(metavar="FILE", help="NAME-TARGET.detc by default; FILE.onnx is the bare model.")
     ] = None,
 ) -> None:
-    """Compile a detector, images in and boxes out, and write it when it agrees with torch.fx."""
+    """Compile a detector, images in and boxes out, and write it when it agrees with torch.fx.
+
+    Example: detc export mine.det --weights runs/mine/best.safetensors --target cuda --arch sm_90
+    """
     from detc.runtime.export import TARGETS
 
     choice("--target", target, TARGETS)

@@ -8,17 +8,21 @@ from typing import Annotated
 import typer
 
 from detc.cli.common import choice, split_spec
+from detc.cli.completion import detectors
 
 
 def graph(
-    spec: Annotated[str, typer.Argument(help="The spec, SPEC or SPEC:NAME.")],
+    spec: Annotated[str, typer.Argument(help="The spec, SPEC or SPEC:NAME.", autocompletion=detectors)],
     view: Annotated[str | None, typer.Option(help="forward, train or predict; all if not given.")] = None,
     component: Annotated[
         str, typer.Option(help="Label path of the component to draw, as neck or backbone.layer1.0.")
     ] = "",
     output: Annotated[Path | None, typer.Option(help="FILE.svg or FILE.html; NAME.svg if not given.")] = None,
 ) -> None:
-    """Draw a detector, or one of its components: as a picture, or as a page to look around in."""
+    """Draw a detector, or one of its components: as a picture, or as a page to look around in.
+
+    Example: detc graph specs/fpg.det --output fpg.html
+    """
     import detc
     from detc.compiler.draw import to_html, to_svg
     from detc.dsl.diagnostics import suggest

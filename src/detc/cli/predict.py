@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from detc.cli.common import TTA, report, split_spec
+from detc.cli.completion import detectors
 from detc.cli.progress import progress
 
 if TYPE_CHECKING:
@@ -18,7 +19,12 @@ if TYPE_CHECKING:
 
 
 def predict(
-    spec: Annotated[str, typer.Argument(metavar="SPEC[:NAME]|ARTIFACT", help="The spec, or an exported artifact.")],
+    spec: Annotated[
+        str,
+        typer.Argument(
+            metavar="SPEC[:NAME]|ARTIFACT", help="The spec, or an exported artifact.", autocompletion=detectors
+        ),
+    ],
     images: Annotated[list[str], typer.Argument(help="Images, videos, folders or patterns.")],
     output: Annotated[Path, typer.Option(help="Folder for pictures, videos and predictions.json.")],
     weights: Annotated[Path | None, typer.Option(help="The trained weights; an artifact has its own.")] = None,
@@ -30,6 +36,8 @@ def predict(
     """Find objects in images and videos: pictures with boxes, and all boxes as COCO JSON.
 
     Ctrl-C keeps what is done until then.
+
+    Example: detc predict mine.det photos/ ride.mp4 --weights runs/mine/best.safetensors --output found
     """
     from detc.runtime.inputs import media_files
     from detc.runtime.predictions import count_looks, write_predictions

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from detc.cli.common import REMAT, REMAT_BUDGET, choice, recomputed, split_spec
+from detc.cli.completion import detectors
 
 if TYPE_CHECKING:
     from detc.compiler.analyse import Component, Summary
 
 
 def summary(
-    spec: Annotated[str, typer.Argument(help="The spec, SPEC or SPEC:NAME.")],
+    spec: Annotated[str, typer.Argument(help="The spec, SPEC or SPEC:NAME.", autocompletion=detectors)],
     size: Annotated[str, typer.Option(help="Height and width of the images, as 800x1333.")] = "640x640",
     batch: Annotated[int, typer.Option(min=1, help="Images at a time.")] = 1,
     view: Annotated[str, typer.Option(help="forward, train or predict.")] = "predict",

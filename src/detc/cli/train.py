@@ -9,10 +9,11 @@ from typing import Annotated
 import typer
 
 from detc.cli.common import REMAT, REMAT_BUDGET, recomputed, report, split_spec
+from detc.cli.completion import detectors
 
 
 def train(
-    spec: Annotated[str, typer.Argument(help="The spec, SPEC or SPEC:NAME.")],
+    spec: Annotated[str, typer.Argument(help="The spec, SPEC or SPEC:NAME.", autocompletion=detectors)],
     data: Annotated[Path | None, typer.Option(help="Folder of the data, in place of the spec's.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Length of the run, in place of the spec's.")] = None,
     batch: Annotated[int | None, typer.Option(help="Images of a device's batch; the learning rate follows.")] = None,

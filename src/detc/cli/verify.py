@@ -9,12 +9,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from detc.cli.completion import detectors
+
 if TYPE_CHECKING:
     from detc.runtime.verify import Check, Verification
 
 
 def verify(
-    spec: Annotated[str, typer.Argument(metavar="PATH[:NAME]", help="A spec, one of its detectors, or a folder.")],
+    spec: Annotated[
+        str,
+        typer.Argument(
+            metavar="PATH[:NAME]", help="A spec, one of its detectors, or a folder.", autocompletion=detectors
+        ),
+    ],
     more: Annotated[list[Path] | None, typer.Argument(metavar="[FILE|FOLDER]...", help="More references.")] = None,
     reference: Annotated[
         list[Path] | None, typer.Option(metavar="FILE|FOLDER...", help="Figures, or a folder of them; may be repeated.")
