@@ -60,8 +60,9 @@ and `detc check --format json` gives `code` and `slug` for tools. The anchor of 
 small letters: `errors.md#e0303`.
 
 Examples of the language leave out the imports of what comes with detc, and the detector around a component called
-`Example`. Examples in JSON are the part of an annotation file that matters. The tests run the examples: what is
-wrong gives this diagnostic, and what is right does not."""
+`Example`. Examples in JSON are the part of an annotation file that matters. The tests run the
+examples that need neither trained weights nor another machine: what is wrong gives this diagnostic, and what is right
+does not."""
     ]
     family = ""
     for kind in kinds:

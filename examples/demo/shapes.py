@@ -1,17 +1,18 @@
 """Draws a data set of shapes on cluttered backgrounds, in COCO's form.
 
-    python examples/demo/shapes.py FOLDER
+    python examples/demo/shapes.py FOLDER [TRAIN VAL TEST]
 
-FOLDER gets the folders train, val and test with pictures, and annotations/{train,val,test}.json. The three are drawn
-from seeds of their own, so that no picture of one is in another. Five kinds of shape vary in size, angle, colour and
-texture, hide each other, and lie on backgrounds of noise, gradients and stray lines.
+FOLDER gets the folders train, val and test with so many pictures (600, 80 and 160 if not given), and
+annotations/{train,val,test}.json. The three are drawn from seeds of their own, so that no picture of one is in another.
+Five kinds of shape vary in size, angle, colour and texture, hide each other, and lie on backgrounds of noise, gradients
+and stray lines.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import cv2
@@ -120,9 +121,9 @@ def picture(draw: np.random.Generator) -> tuple[Image, list[tuple[int, list[int]
     return np.clip(image, 0, 255).astype(np.uint8), objects
 
 
-def make(folder: Path) -> None:
-    """Draws all pictures into a folder and writes their annotations."""
-    for number, (split, count) in enumerate(PICTURES.items()):
+def make(folder: Path, counts: Iterable[int] = PICTURES.values()) -> None:
+    """Draws so many pictures of each split into a folder and writes their annotations."""
+    for number, (split, count) in enumerate(zip(PICTURES, counts, strict=True)):
         draw = np.random.default_rng(number)
         (folder / split).mkdir(parents=True, exist_ok=True)
         images, annotations = [], []
@@ -145,4 +146,4 @@ def make(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    make(Path(sys.argv[1]))
+    make(Path(sys.argv[1]), [int(word) for word in sys.argv[2:]] or PICTURES.values())

@@ -32,28 +32,29 @@ def zoo(
     from detc.cli.common import choice
 
     choice("--format", output_format, ("text", "json"))
-    rows = [r for r in _rows(specs) if all(w.lower() in json.dumps(r).lower() for w in words or ())]
+    found = [r for r in rows(specs) if all(w.lower() in json.dumps(r).lower() for w in words or ())]
     if output_format == "json":
-        print(json.dumps(rows, indent=2))
+        print(json.dumps(found, indent=2))
         return
-    if not rows:
+    if not found:
         print("no row has these words", file=sys.stderr)
         raise typer.Exit(1)
-    _table(rows)
+    _table(found)
 
 
-def _rows(folder: Path | None) -> list[dict[str, Any]]:
+def rows(folder: Path | None) -> list[dict[str, Any]]:
+    """Every detector of a folder of specs, detc's own if not given, with what was reported of it."""
     from detc.compiler.evaluate import Evaluator
     from detc.compiler.modules import Loader, shown_path, specs_folder
 
     loader = Loader()
-    rows = []
+    found = []
     for file in sorted((folder or specs_folder()).glob("*.det")):
         module = loader.load(file)
         for declaration in module.detectors:
             fields = Evaluator(module).detector(declaration, module).fields
             reported = dict(fields["reported"].value.entries) if "reported" in fields else {}
-            rows.append(
+            found.append(
                 {
                     "spec": shown_path(file),
                     "detector": declaration.name,
@@ -63,7 +64,7 @@ def _rows(folder: Path | None) -> list[dict[str, Any]]:
                     "reported": reported,
                 }
             )
-    return rows
+    return found
 
 
 def _table(rows: list[dict[str, Any]]) -> None:
