@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import mmap
 import re
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -144,14 +143,15 @@ def _coco_parts(file: Path) -> Iterator[Part]:
 
 
 def _image_folder(file: Path) -> Path:
-    """The folder near an annotation file in which most of some of its images lie."""
+    """The folder near an annotation file in which most of some of its images lie. Where several have images of these
+    names, as those of a data set whose parts are each numbered from 1, the one that the file is named after."""
     names = _some_names(file)
     above = [file.parent, file.parent.parent, file.parent.parent.parent]
     near = dict.fromkeys([*above[:2], *(folder for place in above for folder in _subfolders(place))])
     folders = list(islice(near, MOST_FOLDERS))
-    hits = Counter({folder: sum(is_file(folder / name) for name in names) for folder in folders})
-    best, count = hits.most_common(1)[0]
-    if count:
+    hits = {folder: sum(is_file(folder / name) for name in names) for folder in folders}
+    best = max(folders, key=lambda folder: (hits[folder], folder.name.lower() in file.stem.lower()))
+    if hits[best]:
         return best
     likely = [folder for folder in folders if folder.name in ("images", file.stem)]
     return likely[0] if likely else file.parent

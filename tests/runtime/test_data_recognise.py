@@ -115,3 +115,14 @@ def test_image_folders_are_found_by_names_as_json_has_them(tmp_path, other):
     (folder / "list.json").write_text(json.dumps(content))
     (part,) = recognise(tmp_path)
     assert part.source == Coco(str(folder / "list.json"), str(tmp_path / "images"))
+
+
+def test_parts_whose_images_have_the_same_names_keep_to_the_folders_named_like_them(tmp_path):
+    for part in ("train", "val", "test"):
+        root = coco_file(tmp_path / part, 1)
+        (root / "images/0.png").rename(root / "0.png")
+        (root / "images").rmdir()
+        (tmp_path / "annotations").mkdir(exist_ok=True)
+        (root / "annotations.json").rename(tmp_path / f"annotations/{part}.json")
+    found = {part.name: part.source.images for part in recognise(tmp_path)}
+    assert found == {part: str(tmp_path.resolve() / part) for part in ("train", "val", "test")}
