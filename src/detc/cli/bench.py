@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from detc.cli.common import choice, split_spec
+from detc.cli.completion import detectors
 from detc.cli.progress import progress
 
 if TYPE_CHECKING:
@@ -23,7 +24,9 @@ if TYPE_CHECKING:
 
 
 def bench(
-    subjects: Annotated[list[str], typer.Argument(metavar="ARTIFACT|SPEC[:NAME]...", help="What is measured.")],
+    subjects: Annotated[
+        list[str], typer.Argument(metavar="ARTIFACT|SPEC[:NAME]...", help="What is measured.", autocompletion=detectors)
+    ],
     vs: Annotated[
         str, typer.Option(help="Engines for a spec: some of torch, compile, onnxruntime, openvino, tvm.")
     ] = "tvm,onnxruntime,torch",
