@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -13,12 +14,17 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import cv2
 import pytest
 import yaml
 from commands import refused
+from drawn import draw, voc_folder
 
+import detc
 from detc.cli import _run
 from detc.runtime import plugins
+from detc.runtime.checkpoint import save_weights
+from detc.runtime.export import export
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -64,6 +70,64 @@ def test_the_steps_of_a_page_run(page: Path, tmp_path: Path, monkeypatch: pytest
         elif block.language == "shell":
             for command in block.commands:
                 execute(command)
+
+
+# What the other pages speak of: a detector, its data and weights, an export, pictures and a video.
+MINE = """
+import ResNet from "lib/backbones.det"
+import FPN from "lib/necks.det"
+import RetinaHead, Anchors from "lib/heads.det"
+import SingleStage from "lib/models.det"
+import voc, Resize, RandomFlip from "lib/data.det"
+import schedule_1x from "lib/schedules.det"
+
+detector mine : SingleStage {
+    backbone = ResNet(18, channels = 8)
+    neck     = FPN(16, levels = 3..6, extra = "output")
+    head     = RetinaHead(stacked = 1, channels = 16, anchors = Anchors(octaves = 1))
+    data     = voc(["square", "disc"], root = "pets", augment = [Resize([96, 64]), RandomFlip()])
+        with { resize = Resize([96, 64]) }
+    schedule = schedule_1x with { epochs = 1  decay = none }
+}
+"""
+# Commands that are not run, by what stands in them.
+NEEDS = {"--devices 8": "eight GPUs", "--data coco": "COCO", "--resume": "a run that was stopped"}
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("prepared")
+    (folder / "mine.det").write_text(MINE, "utf-8")
+    voc_folder(folder / "pets", {"train": 4, "val": 2, "test": 2})
+    detector = detc.load(folder / "mine.det")
+    module = detector.module("predict")
+    save_weights(folder / "best.safetensors", module.state_dict(), detector)
+    export(detector, module, folder / "mine-llvm.detc", target="onnx", height=64, width=96)
+    picture = draw(0)[0]
+    for name in ("street.jpg", "photos/a.jpg", "more/deep/b.png"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(folder / name), picture)
+    video = cv2.VideoWriter(str(folder / "ride.mp4"), cv2.VideoWriter_fourcc(*"mp4v"), 10, (96, 64))
+    for _ in range(6):
+        video.write(picture)
+    video.release()
+    (folder / "specs").symlink_to(ROOT / "specs")
+    return folder
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if p not in STEPS and p.stem != "errors"], ids=name)
+def test_the_commands_and_programs_of_other_pages_run(
+    page: Path, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(prepared, folder, symlinks=True)
+    monkeypatch.chdir(folder)
+    for line in command_lines(page):
+        if not any(needed in line for needed in NEEDS):
+            execute(line)
+    for block in blocks(page):
+        if block.language == "python":
+            exec(compile(block.text, page.name, "exec"), {})
 
 
 def execute(command: str) -> None:
