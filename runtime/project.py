@@ -16,6 +16,8 @@ from detc.dsl.catalogue.data import DATA_UNRECOGNISED, NO_OBJECTS
 from detc.dsl.catalogue.names import UNKNOWN_DETECTOR
 from detc.dsl.catalogue.running import CANNOT_WRITE
 from detc.dsl.diagnostics import DiagnosticError, suggest
+from detc.dsl.format import format_source
+from detc.dsl.source import Source as SourceText
 from detc.runtime.data.raw import Findings
 from detc.runtime.data.reading import read_files
 from detc.runtime.data.recognise import Part, recognise
@@ -233,19 +235,20 @@ def detector_name(name: str, row: Row) -> str:
 
 
 def spec_text(name: str, row: Row, data: OwnData, root: str) -> str:
-    """The spec of a project."""
+    """The spec of a project, laid out as detc fmt does."""
     kinds = dict.fromkeys(type(source).__name__ for group in data.parts.values() for source in group)
     parts = "".join(
         f"    data.{split:<7} = [{', '.join(map(_source_text, data.parts.get(split, ())))}]\n"
         for split in ("train", "val", "test")
     )
-    return (
+    text = (
         f"## {row.name} of {row.file} for data of one's own. README.md says how to train it.\n\n"
         f'import {row.name} from "{row.file}"\nimport {", ".join(kinds)} from "lib/data.det"\n\n'
         f"detector {name} = {row.name} with {{\n"
         f"    data.classes = [{', '.join(map(quoted, data.classes))}]\n"
         f"    data.root    = {quoted(root)}\n{parts}}}\n"
     )
+    return format_source(SourceText(name, text))
 
 
 def quoted(text: str) -> str:

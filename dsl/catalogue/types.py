@@ -406,9 +406,9 @@ loss, or freeze them to say that it is meant.""",
         "det",
         """
 head Example(c: pyramid, image: feature) -> bundle {
-    scores = c[5] |> score: Conv2d(classes, 1)
+    scores  = c[5] |> score: Conv2d(classes, 1)
     quality = c[5] |> quality: Conv2d(1, 1)
-    cells = anchor_grid([1.0], [1.0])(like = scores)
+    cells   = anchor_grid([1.0], [1.0])(like = scores)
     train(truth) {
         labels, boxes, positives = assign_max_iou(classes, 0.5, 0.5)(cells, truth.boxes, truth.labels)
         loss loss_cls = focal_loss(scores |> per_anchor(classes), labels, normalizer = positives)
@@ -421,9 +421,9 @@ head Example(c: pyramid, image: feature) -> bundle {
         "det",
         """
 head Example(c: pyramid, image: feature) -> bundle {
-    scores = c[5] |> score: Conv2d(classes, 1)
+    scores  = c[5] |> score: Conv2d(classes, 1)
     quality = c[5] |> quality: Conv2d(1, 1)
-    cells = anchor_grid([1.0], [1.0])(like = scores)
+    cells   = anchor_grid([1.0], [1.0])(like = scores)
     train(truth) {
         labels, boxes, positives = assign_max_iou(classes, 0.5, 0.5)(cells, truth.boxes, truth.labels)
         loss loss_cls = focal_loss(scores |> per_anchor(classes), labels, normalizer = positives)

@@ -11,9 +11,14 @@ from typing import Annotated
 
 import typer
 
+from detc.cli.completion import spec_files
+
 
 def fmt(
-    paths: Annotated[list[Path], typer.Argument(help="Specs, or folders of specs; - is the standard input.")],
+    paths: Annotated[
+        list[Path],
+        typer.Argument(help="Specs, or folders of specs; - is the standard input.", autocompletion=spec_files),
+    ],
     check: Annotated[bool, typer.Option("--check", help="Write nothing; fail where a file would change.")] = False,
     diff: Annotated[bool, typer.Option("--diff", help="As --check, and print what would change.")] = False,
 ) -> int:
