@@ -92,6 +92,11 @@ class Diagnostic:
     def severity(self) -> Severity:
         return self.kind.severity
 
+    @property
+    def suggestion(self) -> Suggestion | None:
+        """Which word to write in place of which, where the detail is that."""
+        return self.detail if isinstance(self.detail, Suggestion) else None
+
 
 class DiagnosticError(Exception):
     """A user's mistake, or several. Never shown as a traceback: the command line renders `diagnostics`."""
@@ -104,9 +109,23 @@ class DiagnosticError(Exception):
         return iter(self.diagnostics)
 
 
+class Suggestion(str):
+    """`did you mean "x"?`, a text that editors can act on: within the culprit, `wrong` is to be written `right`."""
+
+    __slots__ = ("right", "wrong")
+
+    wrong: str
+    right: str
+
+    def __new__(cls, wrong: str, right: str) -> Suggestion:
+        suggestion = super().__new__(cls, f'did you mean "{right}"?')
+        suggestion.wrong, suggestion.right = wrong, right
+        return suggestion
+
+
 def suggest(word: str, known: Iterable[str]) -> str:
-    """`did you mean "x"?` for the known word nearest to `word`, or nothing where none is near."""
+    """`did you mean "x"?`, a `Suggestion`, for the known word nearest to `word`; nothing where none is near."""
     import difflib
 
     near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
-    return f'did you mean "{near[0]}"?' if near else ""
+    return Suggestion(word, near[0]) if near else ""
