@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import fields
 from functools import cache
@@ -50,6 +51,56 @@ def parse(source: Source) -> t.File:
     for declaration in file.declarations:
         _check_depth(source, declaration)
     return file
+
+
+def recover(source: Source) -> tuple[t.File, list[Diagnostic]]:
+    """The tree of what can be parsed, and the syntax errors: for an editor, where a text is broken as often as not.
+
+    A declaration with an error is missing from the tree, and all others are in it.
+    """
+    try:
+        return parse(source), []
+    except DiagnosticError as error:
+        errors = error.diagnostics
+    file = t.File(source, [], [], None, _first_doc(source), [])
+    if any(error.kind is syntax.NESTED_TOO_DEEPLY for error in errors):
+        return file, errors
+    starts = [match.start() for match in _ITEM_START.finditer(source.text)]
+    begin = 0
+    for _ in range(2 * MAXIMUM_ERRORS):
+        failure = _extend(file, begin, len(source.text))
+        if failure is None:
+            break
+        # Of a text that ends too early the culprit is the bracket that was left open.
+        place = min(failure.offset, failure.diagnostic.labels[0].span.start)
+        broken = bisect_right(starts, place) - 1
+        following = starts[broken + 1 : broken + 2]
+        if broken >= 0 and starts[broken] > begin and _extend(file, begin, starts[broken]) is not None:
+            # The error showed only where the next declaration begins: the one before it is broken.
+            if broken >= 1 and starts[broken - 1] > begin:
+                _extend(file, begin, starts[broken - 1])
+            following = [starts[broken]]
+        if not following:
+            break
+        begin = following[0]
+    return file, errors
+
+
+def _extend(file: t.File, start: int, end: int) -> _Failure | None:
+    """Add what stands between two offsets to a file's tree, or say why it cannot be parsed."""
+    # Blanks before it, so that offsets stay true.
+    try:
+        part = _parse(file.source, " " * start + file.source.text[start:end])
+        for declaration in part.declarations:
+            _check_depth(file.source, declaration)
+    except _Failure as failure:
+        return failure
+    except DiagnosticError as error:
+        return _Failure(error.diagnostics[0], start)
+    file.imports += part.imports
+    file.declarations += part.declarations
+    file.default = part.default or file.default
+    return None
 
 
 class _Failure(Exception):
