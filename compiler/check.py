@@ -43,10 +43,10 @@ def check_paths(paths: list[Path], roots: tuple[Path, ...] = ()) -> Checked:
                     diagnostics += elaborate(module, detector.name).warnings
         except DiagnosticError as error:
             diagnostics += error.diagnostics
-    return Checked(len(files), detectors, _unique(diagnostics))
+    return Checked(len(files), detectors, unique(diagnostics))
 
 
-def _unique(diagnostics: list[Diagnostic]) -> list[Diagnostic]:
+def unique(diagnostics: list[Diagnostic]) -> list[Diagnostic]:
     """One mistake in the library shows in every detector that uses it; it is told once."""
     seen: dict[object, Diagnostic] = {}
     for diagnostic in diagnostics:

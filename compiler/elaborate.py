@@ -78,12 +78,12 @@ def elaborate(module: Module, name: str) -> Elaborated:
     # The evaluator recurses with the spec; its own bounds (call depth, nesting) keep it far below this.
     sys.setrecursionlimit(max(limit, 40_000))
     try:
-        return _Elaborator(module).run(name)
+        return Elaborator(module).run(name)
     finally:
         sys.setrecursionlimit(limit)
 
 
-class _Elaborator(Primitives):
+class Elaborator(Primitives):
     def __init__(self, module: Module) -> None:
         super().__init__(module)
         self.calls: list[Call] = []
@@ -114,8 +114,8 @@ class _Elaborator(Primitives):
         """The graph of a model applied to an image, and the warnings about it."""
         key = identity(model), self.ambient.get("classes")
         if key in self.module.graphs:
-            known: tuple[Graph, tuple[Diagnostic, ...]] = self.module.graphs[key]
-            return known
+            graph, warnings, _ = self.module.graphs[key]
+            return graph, warnings
         inputs = self._inputs(model)
         result: Any = POISON
         try:
@@ -127,8 +127,10 @@ class _Elaborator(Primitives):
         if any(d.severity == "error" for d in self.diagnostics):
             raise DiagnosticError(self.diagnostics)
         graph = verify(self._graph(name, result))
-        self.module.graphs[key] = graph, (*self.diagnostics, *settle.unused(graph))
-        return graph, self.module.graphs[key][1]
+        warnings = (*self.diagnostics, *settle.unused(graph))
+        # The model keeps alive what the key names by its id.
+        self.module.graphs[key] = graph, warnings, model
+        return graph, warnings
 
     def _inputs(self, model: Closure) -> dict[str, Bound]:
         """The graph's inputs, for those of a model. The first is the image, whatever it is called."""

@@ -31,9 +31,11 @@ class Module:
     # What the typing rules of this file's primitives gave, by declaration, attributes and input types: a detector
     # applies the same convolution to the same feature type many times, and the detectors of a file share most.
     inferred: dict[Any, Any] = field(default_factory=dict, repr=False)
-    # The graphs and warnings of its detectors, by model and number of classes: many rows of a table differ in nothing
-    # else than data or schedule.
+    # The graphs, warnings and models of its detectors, by model and number of classes: many rows of a table differ in
+    # nothing else than data or schedule.
     graphs: dict[Any, Any] = field(default_factory=dict, repr=False)
+    # Whether some of its text could not be parsed, so that it may declare more than is known.
+    incomplete: bool = False
 
     @property
     def source(self) -> Source:
@@ -57,6 +59,8 @@ class Loader:
         self.modules: dict[Path, Module] = {}
         self._loading: list[tuple[Path, Span | None]] = []
         self._prelude: Module | None = None
+        # The folders that files may be read from.
+        self.allowed: list[Path] = []
 
     def load(self, path: Path) -> Module:
         """The module of the file a user named; its folder becomes an import root.
@@ -66,7 +70,7 @@ class Loader:
         """
         folder = path.resolve().parent
         specs = specs_folder()
-        self._allowed = [folder, *self.roots, specs]
+        self.allowed = [folder, *self.roots, specs]
         # A spec of detc's own, or of a project with folders, may sit deeper than what it imports.
         self._prelude = self._prelude or self._module(specs / "lib" / "ops.det", None, prelude=True)
         return self._module(path, None)
@@ -80,14 +84,21 @@ class Loader:
                 raise DiagnosticError(self._cycle(index, importer))
         self._loading.append((resolved, importer))
         try:
-            text = decode(read_bytes(path, importer), shown_path(path), importer)
-            file = parse_cached(Source(shown_path(path), text))
-            module = Module(resolved, file)
-            self._fill(module, prelude)
+            module = Module(resolved, self.parsed(path, importer))
+            self.fill(module, prelude)
         finally:
             self._loading.pop()
         self.modules[resolved] = module
         return module
+
+    def parsed(self, path: Path, importer: Span | None) -> t.File:
+        """The tree of a file, which is imported at `importer`.
+
+        Raises:
+            DiagnosticError: where it cannot be read or parsed.
+        """
+        name = shown_path(path)
+        return parse_cached(Source(name, decode(read_bytes(path, importer), name, importer)))
 
     def _cycle(self, index: int, importer: Span | None) -> Diagnostic:
         spans = [span for _, span in self._loading[index + 1 :] if span is not None]
@@ -100,7 +111,18 @@ class Loader:
             labels=tuple(Label(s, "which is imported here") for s in spans),
         )
 
-    def _fill(self, module: Module, prelude: bool) -> None:
+    def fill(self, module: Module, prelude: bool) -> None:
+        """Give the module the names that it can see.
+
+        Raises:
+            DiagnosticError: with every name and import that is wrong.
+        """
+        errors = self.names(module, prelude)
+        if errors:
+            raise DiagnosticError(errors)
+
+    def names(self, module: Module, prelude: bool) -> list[Diagnostic]:
+        """Give the module the names that it can see, and say which are wrong."""
         errors: list[Diagnostic] = []
         places: dict[str, Span] = {}
         if not prelude and self._prelude is not None:
@@ -133,7 +155,7 @@ class Loader:
                 span = Span(module.source, name.start, name.end)
                 if name.name in own:
                     declare(name.name, span, own[name.name], origin)
-                else:
+                elif not origin.incomplete:
                     errors.append(
                         names.UNKNOWN_IMPORT.at(
                             span,
@@ -141,21 +163,20 @@ class Loader:
                             detail=suggest(name.name, own) or f"it declares {', '.join(sorted(own)) or 'nothing'}",
                         )
                     )
-        if errors:
-            raise DiagnosticError(errors)
+        return errors
 
     def _imported(self, module: Module, statement: t.Import) -> Module:
         span = Span(module.source, statement.path.start, statement.path.end)
         text = str(statement.path.value)
         outside = False
-        for folder in [module.path.parent, *self._allowed]:
+        for folder in [module.path.parent, *self.allowed]:
             candidate = folder / text
             try:
                 resolved = candidate.resolve()
                 exists = resolved.is_file()
             except (OSError, ValueError):
                 continue
-            if not any(resolved.is_relative_to(root) for root in self._allowed):
+            if not any(resolved.is_relative_to(root) for root in self.allowed):
                 outside = True
                 continue
             if exists:
@@ -166,18 +187,21 @@ class Loader:
                     span,
                     f'"{text}" is outside the import roots',
                     detail="name its folder with --import-root if you trust it",
-                    notes=(f"import roots: {', '.join(shown_path(r) for r in self._allowed)}",),
+                    notes=(f"import roots: {', '.join(shown_path(r) for r in self.allowed)}",),
                 )
             )
-        known = [str(p.relative_to(root)) for root in self._allowed for p in sorted(root.glob("**/*.det"))[:500]]
         raise DiagnosticError(
             names.IMPORT_NOT_FOUND.at(
                 span,
                 f'there is no "{text}"',
-                detail=suggest(text, known),
-                notes=(f"looked in: {', '.join(shown_path(r) for r in [module.path.parent, *self._allowed])}",),
+                detail=suggest(text, self.importable()),
+                notes=(f"looked in: {', '.join(shown_path(r) for r in [module.path.parent, *self.allowed])}",),
             )
         )
+
+    def importable(self) -> list[str]:
+        """The paths that an import may name, as it writes them."""
+        return [str(p.relative_to(root)) for root in self.allowed for p in sorted(root.glob("**/*.det"))[:500]]
 
 
 def shown_path(path: Path) -> str:
