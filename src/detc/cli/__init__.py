@@ -35,6 +35,7 @@ COMMANDS = {
     "new": "detc.cli.new",
     "convert": "detc.cli.convert",
     "doctor": "detc.cli.doctor",
+    "lsp": "detc.cli.lsp",
 }
 FUNCTIONS = {"eval": "evaluate", "compile": "compile_spec"}
 
