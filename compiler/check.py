@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from detc.compiler.elaborate import elaborate
-from detc.compiler.modules import Loader, choose, spec_files
+from detc.compiler.modules import Loader, Module, choose, spec_files
 from detc.compiler.resolve import resolve
 from detc.dsl.catalogue import syntax
 from detc.dsl.diagnostics import Diagnostic, DiagnosticError
@@ -28,11 +28,7 @@ def check_paths(paths: list[Path], roots: tuple[Path, ...] = ()) -> Checked:
         try:
             module = loader.load(file)
             if not module.file.declarations:
-                diagnostics.append(
-                    syntax.EMPTY_FILE.at(
-                        None, f"{module.source.name} declares nothing", detail="declare a detector, or components"
-                    )
-                )
+                diagnostics.append(empty(module))
             faults = resolve(module)
             diagnostics += faults
             if module.file.default is not None:
@@ -44,6 +40,13 @@ def check_paths(paths: list[Path], roots: tuple[Path, ...] = ()) -> Checked:
         except DiagnosticError as error:
             diagnostics += error.diagnostics
     return Checked(len(files), detectors, unique(diagnostics))
+
+
+def empty(module: Module) -> Diagnostic:
+    """A file that declares nothing."""
+    return syntax.EMPTY_FILE.at(
+        None, f"{module.source.name} declares nothing", detail="declare a detector, or components"
+    )
 
 
 def unique(diagnostics: list[Diagnostic]) -> list[Diagnostic]:

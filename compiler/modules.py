@@ -173,7 +173,7 @@ class Loader:
             candidate = folder / text
             try:
                 resolved = candidate.resolve()
-                exists = resolved.is_file()
+                exists = self.exists(resolved)
             except (OSError, ValueError):
                 continue
             if not any(resolved.is_relative_to(root) for root in self.allowed):
@@ -198,6 +198,10 @@ class Loader:
                 notes=(f"looked in: {', '.join(shown_path(r) for r in [module.path.parent, *self.allowed])}",),
             )
         )
+
+    def exists(self, path: Path) -> bool:
+        """Whether there is a file to import."""
+        return path.is_file()
 
     def importable(self) -> list[str]:
         """The paths that an import may name, as it writes them."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from fractions import Fraction
-from functools import cache
+from functools import lru_cache
 from typing import Any
 
 from detc.compiler.dims import Dim
@@ -296,7 +296,8 @@ def _is_graphical(value: Any) -> bool:
     return isinstance(value, tuple) and bool(value) and _is_graphical(value[0])
 
 
-@cache
+# Bounded, since a language server sees a new tree with every keystroke.
+@lru_cache(maxsize=10_000)
 def _mentions(node: t.Expr | None) -> frozenset[str]:
     """All names in an expression."""
     found = set()

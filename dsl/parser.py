@@ -75,7 +75,9 @@ def recover(source: Source) -> tuple[t.File, list[Diagnostic]]:
         place = min(failure.offset, failure.diagnostic.labels[0].span.start)
         broken = bisect_right(starts, place) - 1
         following = starts[broken + 1 : broken + 2]
-        if broken >= 0 and starts[broken] > begin and _extend(file, begin, starts[broken]) is not None:
+        # A word at the beginning of a line may become a declaration's: what stands before it can be whole.
+        whole = place > begin and source.text[place - 1] == "\n" and _extend(file, begin, place) is None
+        if not whole and broken >= 0 and starts[broken] > begin and _extend(file, begin, starts[broken]) is not None:
             # The error showed only where the next declaration begins: the one before it is broken.
             if broken >= 1 and starts[broken - 1] > begin:
                 _extend(file, begin, starts[broken - 1])

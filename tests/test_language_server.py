@@ -426,3 +426,107 @@ async def test_semantic_tokens(editor: Editor) -> None:
         "16": "number",
         "|>": "operator",
     }
+
+
+async def test_line_ends_of_windows_and_wide_characters(editor: Editor) -> None:
+    text = MINE.replace("\n", "\r\n").replace("detector small", "# é🦊 detector\r\ndetector small")
+    text = text.replace("Only {\r\n", 'Only { # 🦊\r\n   pretrained = "🦊é"   ')
+    assert await editor.open("crlf.det", text) == []
+    [found] = await editor.replace("crlf.det", "Twice(16)", "Twise(16)")
+    assert editor.text("crlf.det", found.range) == "Twise"
+    assert found.range.start.character == len('   pretrained = "🦊é"       body = ') + 1
+    assert await editor.replace("crlf.det", "Twise", "Twice") == []
+    assert "Two convolutions" in await editor.hover("crlf.det", "Twice(16)")
+
+
+async def every_answer(editor: Editor, name: str, needle: str) -> list[Any]:
+    """What the server says to each question at a place; it must say something, if only that it knows nothing."""
+    client, document, where = editor.client, editor.document(name), editor.at(name, needle)
+    area = lsp.Range(where["position"], where["position"])
+    return [
+        await client.text_document_hover_async(lsp.HoverParams(**where)),
+        await client.text_document_definition_async(lsp.DefinitionParams(**where)),
+        await client.text_document_references_async(
+            lsp.ReferenceParams(**where, context=lsp.ReferenceContext(include_declaration=True))
+        ),
+        await client.text_document_document_highlight_async(lsp.DocumentHighlightParams(**where)),
+        await client.text_document_completion_async(lsp.CompletionParams(**where)),
+        await client.text_document_document_symbol_async(lsp.DocumentSymbolParams(document)),
+        await client.text_document_semantic_tokens_full_async(lsp.SemanticTokensParams(document)),
+        await client.text_document_semantic_tokens_range_async(lsp.SemanticTokensRangeParams(document, area)),
+        await client.text_document_code_action_async(
+            lsp.CodeActionParams(document, area, lsp.CodeActionContext(diagnostics=[]))
+        ),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("detector d : {{{ (\n" + MINE, "E0101"),
+        ("block B(x: feature) -> feature { return x", "E0102"),
+        ("(" * 10_000, "E0104"),
+        ("\x00\x01\u2028 🦊", "E0101"),
+        ("let a = 1\n" * 200_000, "E0108"),
+        ("block B(x: feature) -> feature { return b: B(x) }\nmodel M(b: block)(i: feature) -> feature "
+         "{ return i |> b: b }\ndetector d : M { b = B }\n", "E0310"),
+        ("import A from \"self.det\"\nlet A = 1\n", "E0205"),
+        ("", "E0107"),
+    ],
+    ids=["broken", "open", "deep", "binary", "huge", "endless", "circle", "empty"],
+)  # fmt: skip
+async def test_every_question_has_an_answer_in_any_text(editor: Editor, text: str, code: str) -> None:
+    found = await editor.open("self.det", text)
+    assert code in {d.code for d in found}
+    await every_answer(editor, "self.det", "")
+    # The server is as well as before.
+    assert await editor.open("mine.det") == []
+    assert "Two convolutions" in await editor.hover("mine.det", "Twice(16)")
+
+
+async def test_files_that_cannot_be_read(editor: Editor) -> None:
+    (editor.folder / "blocks.det").write_bytes(b"\x89PNG\xff\xfe\x00")
+    [found] = await editor.open("mine.det")
+    assert (found.code, editor.text("mine.det", found.range)) == ("E0106", '"blocks.det"')
+    (editor.folder / "blocks.det").unlink()
+    editor.client.workspace_did_change_watched_files(
+        lsp.DidChangeWatchedFilesParams([lsp.FileEvent(editor.uri("blocks.det"), lsp.FileChangeType.Deleted)])
+    )
+    [found] = await editor.replace("mine.det", "Twice(16)", "Twice(17)")
+    assert found.code == "E0203"
+    # A text that is nowhere on disk, and a question about a file that is not open and not there.
+    assert await editor.open("unsaved.det", BLOCKS) == []
+    where = lsp.HoverParams(lsp.TextDocumentIdentifier(editor.uri("gone.det")), lsp.Position(3, 3))
+    assert await editor.client.text_document_hover_async(where) is None
+    # A buffer stands in for a file that was deleted.
+    await editor.open("blocks.det", BLOCKS)
+    (editor.folder / "blocks.det").write_text(BLOCKS)
+    assert await editor.replace("mine.det", "Twice(17)", "Twice(18)") == []
+
+
+async def test_positions_in_the_units_that_the_editor_asks_for() -> None:
+    client = Client()
+    await client.start_io(sys.executable, "-m", "detc", "lsp")
+    capabilities = lsp.ClientCapabilities(
+        general=lsp.GeneralClientCapabilities(position_encodings=[lsp.PositionEncodingKind.Utf8])
+    )
+    found = await client.initialize_session(lsp.InitializeParams(capabilities))
+    assert found.capabilities.position_encoding == "utf-8"
+    item = lsp.TextDocumentItem("untitled:one", "det", 1, 'let a = ["🦊é", b]\n')
+    client.text_document_did_open(lsp.DidOpenTextDocumentParams(item))
+    while "untitled:one" not in client.published:
+        await asyncio.sleep(0.05)
+    [diagnostic] = client.published["untitled:one"][1]
+    assert diagnostic.range == lsp.Range(lsp.Position(0, 19), lsp.Position(0, 20))
+    await client.shutdown_session()
+    await client.stop()
+
+
+async def test_the_server_loads_no_framework_and_ends_with_its_editor() -> None:
+    code = "import detc.cli.server, sys; print([m for m in ('torch', 'numpy', 'onnx', 'tvm') if m in sys.modules])"
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", code, stdout=asyncio.subprocess.PIPE)
+    assert (await process.communicate())[0].strip() == b"[]"
+    process = await asyncio.create_subprocess_exec(sys.executable, "-m", "detc", "lsp", stdin=asyncio.subprocess.PIPE)
+    assert process.stdin is not None
+    process.stdin.close()
+    assert await asyncio.wait_for(process.wait(), 20) == 0

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from detc.compiler.check import unique
+from detc.compiler.check import empty, unique
 from detc.compiler.elaborate import elaborate
 from detc.compiler.language.project import Project
 from detc.compiler.modules import choose, shown_path
@@ -36,7 +36,7 @@ def check(project: Project, path: Path, near: int = 0) -> Iterator[Step]:
     if not found:
         found = [*_broken(project, path), *found]
         if not found:
-            found = resolve(module)
+            found = resolve(module) if module.file.declarations else [empty(module)]
     if module.file.default is not None and not module.incomplete:
         try:
             choose(module, None)

@@ -1,4 +1,4 @@
-"""Changes to text: renaming, and quick fixes of diagnostics."""
+"""Changes to text: renaming, layout, and quick fixes of diagnostics."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import time
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from difflib import SequenceMatcher
+from itertools import accumulate
 from pathlib import Path
 
 from detc.compiler.language.check import check
@@ -18,6 +20,8 @@ from detc.compiler.modules import shown_path, specs_folder
 from detc.dsl import tree as t
 from detc.dsl.catalogue import names
 from detc.dsl.diagnostics import Diagnostic, DiagnosticError
+from detc.dsl.format import format_source
+from detc.dsl.source import Source
 
 # How long the outcome of a rename is checked, in seconds, beyond the files that it changes.
 PATIENCE = 4.0
@@ -178,6 +182,26 @@ def applied(text: str, edits: list[Edit]) -> str:
         parts += [text[place : edit.start], edit.text]
         place = edit.end
     return "".join([*parts, text[place:]])
+
+
+# ---- layout ---------------------------------------------------------------------------------------------------------
+
+
+def formatted(project: Project, path: Path) -> list[Edit]:
+    """The edits that lay a file out as `detc fmt` does: of the lines that differ, so that a cursor elsewhere stays.
+
+    Raises:
+        DiagnosticError: where the file cannot be read or parsed.
+    """
+    text = project.text(path)
+    before, after = text.splitlines(keepends=True), format_source(Source(shown_path(path), text)).splitlines(keepends=True)
+    starts = [0, *accumulate(map(len, before))]
+    changes = SequenceMatcher(None, before, after, autojunk=False).get_opcodes()
+    return [
+        Edit(starts[first], starts[last], "".join(after[start:end]))
+        for what, first, last, start, end in changes
+        if what != "equal"
+    ]
 
 
 # ---- quick fixes ----------------------------------------------------------------------------------------------------

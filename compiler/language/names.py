@@ -356,7 +356,7 @@ class _Binder:
                     symbol = members(closure.declaration, closure.module).get(name)
                     if symbol is not None:
                         self.add(place, symbol, "write")
-                    owner = self.inner(owner, name)
+                    owner = self.inner(owner, name) if symbol is not None and symbol.kind == "parameter" else None
                 else:
                     self.open.append((place, name))
                     owner = None

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from detc.compiler.language.names import Occurrence, Symbol, declared, kind_of
+from detc.compiler.language.names import Occurrence, Symbol, kind_of
 from detc.compiler.language.session import Session
 from detc.dsl import tree as t
 from detc.dsl.diagnostics import DiagnosticError
@@ -134,12 +134,12 @@ def workspace_symbols(session: Session, query: str) -> list[Symbol]:
     found = []
     for path in session.project.specs():
         try:
-            module = session.project.module(path)
+            file = session.project.parsed(path).file
         except DiagnosticError:
             continue
-        for declaration in module.file.declarations:
+        for declaration in file.declarations:
             if _matches(query.lower(), declaration.name.lower()):
-                found.append(declared(declaration, module))
+                found.append(Symbol(path, declaration.name_start, declaration.name, kind_of(declaration)))
                 if len(found) == MAXIMUM_SYMBOLS:
                     return found
     return found

@@ -29,6 +29,8 @@ MAXIMUM_FILES = 2_000
 MAXIMUM_ENTRIES = 50_000
 # How long a list of the workspace's files holds, in seconds.
 LISTING_AGE = 10.0
+# How many graphs of earlier versions of a file are kept: several times what the largest file has.
+MAXIMUM_GRAPHS = 64
 _SKIPPED = {"node_modules", "__pycache__", "site-packages", "dist-packages"}
 
 
@@ -243,6 +245,9 @@ class _OverlayLoader(Loader):
         module.incomplete = bool(self.project.parsed(module.path).errors)
         self.wrong[module.path] = self.names(module, prelude)
 
+    def exists(self, path: Path) -> bool:
+        return path in self.project.opened or super().exists(path)
+
     def importable(self) -> list[str]:
         return [text for text, _ in self.project.importable(self.allowed)]
 
@@ -262,7 +267,8 @@ class _OverlayLoader(Loader):
         were made of, and those of this file are new. Warnings name places that may have moved."""
         earlier, imports = self._earlier.pop(module.path, (None, {}))
         if earlier is not None and imports == self._imported_modules(module.path):
-            module.graphs = {key: known for key, known in earlier.graphs.items() if not known[1]}
+            known = [(key, made) for key, made in earlier.graphs.items() if not made[1]]
+            module.graphs = dict(known[-MAXIMUM_GRAPHS:])
 
     def _imported_modules(self, path: Path) -> dict[Path, Module]:
         prelude = {} if self._prelude is None else {self._prelude.path: self._prelude}

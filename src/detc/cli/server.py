@@ -26,10 +26,12 @@ from detc.compiler.language.project import Project
 from detc.compiler.language.session import Session
 from detc.dsl.diagnostics import Diagnostic, DiagnosticError, Label
 
-# How long the server waits for the next keystroke before it checks, and after how long it shows what it has found when
-# a check takes longer; in seconds.
-PAUSE = 0.02
-SHOW_AFTER = 0.1
+# In seconds: how long the server waits for the next keystroke before it checks, and after how long it shows what it has
+# found when a check takes longer.
+PAUSE = 0.01
+SHOW_AFTER = 0.06
+# How long the server works without looking whether the editor has sent something.
+SLICE = 0.01
 
 _log = logging.getLogger(__name__)
 
@@ -122,15 +124,17 @@ class Server(LanguageServer):
     async def _check_file(self, path: Path | None, near: int) -> None:
         if path is None or path not in self.project.opened:
             return
-        began = time.monotonic()
+        began = looked = time.monotonic()
         shown = False
         for step in check(self.project, path, near):
             self.found[path] = step.diagnostics
             if step.done or (not shown and time.monotonic() - began > SHOW_AFTER):
                 shown = True
                 self.publish()
-            # Let what the editor has sent meanwhile be read: it may be the next keystroke, which ends this check.
-            await asyncio.sleep(0.001)
+            if time.monotonic() - looked > SLICE:
+                # What the editor has sent meanwhile may be the next keystroke, which ends this check.
+                await asyncio.sleep(0.001)
+                looked = time.monotonic()
 
     def _imports(self, path: Path) -> set[Path]:
         try:
@@ -450,6 +454,12 @@ def _code_actions(server: Server, params: lsp.CodeActionParams) -> list[lsp.Code
                 )
             )
     return actions
+
+
+@_on(lsp.TEXT_DOCUMENT_FORMATTING)
+def _formatting(server: Server, params: lsp.DocumentFormattingParams) -> list[lsp.TextEdit]:
+    path = server.path(params.text_document.uri)
+    return _text_edits(server, path, edits.formatted(server.project, path))
 
 
 _LEGEND = lsp.SemanticTokensLegend(list(highlight.KINDS), list(highlight.MODIFIERS))
