@@ -402,6 +402,18 @@ async def test_quick_fixes(editor: Editor) -> None:
     )
 
 
+async def test_formatting_changes_the_lines_that_differ(editor: Editor) -> None:
+    await editor.open("mine.det")
+    params = lsp.DocumentFormattingParams(editor.document("mine.det"), lsp.FormattingOptions(4, True))
+    assert not await editor.client.text_document_formatting_async(params)
+    await editor.replace("mine.det", "body = Twice(16)", "body=Twice( 16 )")
+    [edit] = await editor.client.text_document_formatting_async(params) or []
+    assert edit.range.start.line == 8
+    assert editor.applied("mine.det", [edit]) == MINE
+    await editor.replace("mine.det", "Twice( 16 )", "Twice( 16 ")
+    assert await editor.client.text_document_formatting_async(params) is None
+
+
 async def test_semantic_tokens(editor: Editor) -> None:
     await editor.open("mine.det")
     found: Any = await editor.client.text_document_semantic_tokens_full_async(

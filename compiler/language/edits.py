@@ -25,6 +25,8 @@ from detc.dsl.source import Source
 
 # How long the outcome of a rename is checked, in seconds, beyond the files that it changes.
 PATIENCE = 4.0
+# Texts with more lines are laid out in one edit: finding the lines that differ takes the square of their number.
+MAXIMUM_LINES = 5_000
 # How many imports are offered for one unknown name.
 MAXIMUM_IMPORTS = 5
 
@@ -194,7 +196,10 @@ def formatted(project: Project, path: Path) -> list[Edit]:
         DiagnosticError: where the file cannot be read or parsed.
     """
     text = project.text(path)
-    before, after = text.splitlines(keepends=True), format_source(Source(shown_path(path), text)).splitlines(keepends=True)
+    laid_out = format_source(Source(shown_path(path), text))
+    before, after = text.splitlines(keepends=True), laid_out.splitlines(keepends=True)
+    if len(before) > MAXIMUM_LINES:
+        return [Edit(0, len(text), laid_out)]
     starts = [0, *accumulate(map(len, before))]
     changes = SequenceMatcher(None, before, after, autojunk=False).get_opcodes()
     return [

@@ -16,9 +16,10 @@ from detc.compiler.language.highlight import highlight
 from detc.compiler.language.positions import Positions
 from detc.compiler.language.project import Project
 from detc.compiler.language.session import Session
+from detc.dsl import highlight as pygments_words
 from detc.dsl.parser import recover
 from detc.dsl.source import Source
-from detc.dsl.tokens import scan
+from detc.dsl.tokens import RESERVED, scan
 
 SPECS = Path(__file__).parents[2] / "specs"
 
@@ -95,6 +96,8 @@ def test_tokens_cover_all_but_blanks() -> None:
         assert not "".join(between).replace("ü", "").strip()
         assert all(text[token.start : token.end] == token.text for token in tokens)
     assert [k.kind for k in scan('"open')] == ["string"]
+    # The words that other tools colour as reserved.
+    assert RESERVED == pygments_words.RESERVED
 
 
 # ---- work ------------------------------------------------------------------------------------------------------------

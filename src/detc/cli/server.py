@@ -146,7 +146,7 @@ class Server(LanguageServer):
         """Show each open file what was found in it, by its own check or by those of others."""
         for path in self.project.opened:
             own = self.found.get(path, [])
-            others = [d for p, found in self.found.items() if p != path for d in found if _culprit(d, self) == path]
+            others = [d for p, found in self.found.items() if p != path for d in found if self.culprit(d) == path]
             shown = {(d.kind.code, d.summary) for d in own}
             found = [*own, *(d for d in others if (d.kind.code, d.summary) not in shown)]
             document = self.workspace.text_documents.get(self.uri(path))
@@ -186,14 +186,14 @@ class Server(LanguageServer):
             related_information=related or None,
         )
 
+    def culprit(self, diagnostic: Diagnostic) -> Path | None:
+        """The file that has to be mended."""
+        return self.source_path(diagnostic.labels[0]) if diagnostic.labels else None
+
     def source_path(self, label: Label) -> Path | None:
         """The file that a label is in."""
         name = label.span.source.name
         return Path(name).resolve() if name and not name.startswith("<") else None
-
-
-def _culprit(diagnostic: Diagnostic, server: Server) -> Path | None:
-    return server.source_path(diagnostic.labels[0]) if diagnostic.labels else None
 
 
 # ---- handlers -------------------------------------------------------------------------------------------------------
