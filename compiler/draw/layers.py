@@ -3,35 +3,42 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import pairwise, takewhile
 
 import networkx as nx
 
+from detc.compiler.draw.layout import in_layers
 from detc.compiler.draw.parts import Part, data_operands
 from detc.compiler.draw.pyramid import level_of
+from detc.compiler.draw.text import width
 from detc.compiler.graph import Graph, Value, flatten
+from detc.compiler.types import TensorType
 
 _NUMBER = re.compile(r"\b\d+\b")
 
-HEIGHT, GAP, LEVEL = 36.0, 22.0, 68.0
+HEIGHT, GAP, LEVEL = 38.0, 20.0, 68.0
+# Sizes of a box's name and of the line below it.
+NAME, ABOUT = 12.0, 10.0
 
 
 @dataclass(eq=False, slots=True)
 class Box:
-    """One box: the top of it is at (x, y), x being its middle. `opens` says that it is a component, not a single op."""
+    """One box: the top of it is at (x, y), x being its middle. `opens` says that it is a component, not a single op;
+    `module` that it is a component or has weights."""
 
     name: str
     about: str = ""
     detail: str = ""
     opens: bool = False
+    module: bool = False
     x: float = 0.0
     y: float = 0.0
 
     @property
     def width(self) -> float:
-        return 22 + max(6.4 * len(self.name), 5.2 * len(self.about), 30)
+        return 22 + max(width(self.name, NAME, self.opens), width(self.about, ABOUT), 30)
 
     height = HEIGHT
 
@@ -54,6 +61,27 @@ def layers(graph: Graph, part: Part) -> Layers:
     return _layout(_chains(flow))
 
 
+def outline(graph: Graph, part: Part) -> nx.DiGraph:
+    """Which modules inside a component feed which, as a graph of boxes whose names are their labels.
+
+    What has no weights is left out, and so is what is fed by way of others.
+    """
+    flow = _chains(_alike(graph, part, _flow(graph, part)))
+    for box in [box for box in flow if not box.module]:
+        flow.add_edges_from((a, b) for a in flow.predecessors(box) for b in flow.successors(box))
+        flow.remove_node(box)
+    order = list(flow)
+    reduced = nx.transitive_reduction(flow)
+    outlined = nx.DiGraph()
+    outlined.add_nodes_from(order)
+    outlined.add_edges_from((a, b) for a in order for b in order if reduced.has_edge(a, b))
+    for box in order:
+        kind = box.name.partition(" \u00d7 ")[0]
+        label, _, size = box.about.removesuffix(".*").partition(": ")
+        box.name, box.about = label or kind, size or (kind if label else "")
+    return outlined
+
+
 def _flow(graph: Graph, part: Part) -> nx.DiGraph:
     """Which parts feed which, with what comes from outside and, for a whole detector, what its views give."""
     flow = nx.DiGraph()
@@ -66,7 +94,7 @@ def _flow(graph: Graph, part: Part) -> nx.DiGraph:
         if value.node in graph.inputs:
             return outside.setdefault(value, Part("", value.node, frozenset()))
         level = level_of(graph, value)
-        name = str(graph.type_of(value)) if level is None else f"1/{2**level}"
+        name = _shape(graph.type_of(value)) if level is None else f"1/{2**level}"
         return outside.setdefault(value, Part(graph[value.node].scope, name, frozenset()))
 
     for inner in part:
@@ -98,7 +126,7 @@ def _alike(graph: Graph, part: Part, flow: nx.DiGraph) -> nx.DiGraph:
             same: object = (_NUMBER.sub("#", inner.path) if _is_module(inner) else "", inner.name)
         else:
             same = frozenset((_NUMBER.sub("#", user.path), user.name) for user in flow.successors(inner))
-        box = boxes.setdefault((same, taken), Box(inner.name, opens=inner.call is not None))
+        box = boxes.setdefault((same, taken), Box(inner.name, opens=inner.call is not None, module=_is_module(inner)))
         of[inner] = box
         members.setdefault(box, []).append(inner)
         merged.add_node(box, part=inner)
@@ -109,9 +137,20 @@ def _alike(graph: Graph, part: Part, flow: nx.DiGraph) -> nx.DiGraph:
         if len(alike) > 1 and alike[0].nodes:
             box.name += f" \u00d7 {len(alike)}"
         elif len(alike) > 1:
-            names = [p.name for p in alike]
-            box.name = f"{names[0]} \u2026 {names[-1]}" if names[0].startswith("1/") else ", ".join(names)
+            names = list(dict.fromkeys(p.name for p in alike))
+            listed = ", ".join(names)
+            box.name = listed if len(listed) <= _LISTED else f"{names[0]} \u2026 {names[-1]}"
     return merged
+
+
+# As long may be a list of what comes from outside; of a longer one, its ends are shown.
+_LISTED = 24
+
+
+def _shape(type_: TensorType) -> str:
+    """The shape of what comes from outside, with sizes that only running tells as a question mark."""
+    sizes = [text if len(text := str(size)) <= 6 else "?" for size in type_.shape]
+    return " \u00d7 ".join(sizes) or "1"
 
 
 def _order_in(graph: Graph) -> Callable[[Part], int]:
@@ -176,91 +215,20 @@ def _chains(flow: nx.DiGraph) -> nx.DiGraph:
 
 
 def _layout(flow: nx.DiGraph) -> Layers:
-    """Places boxes: layer by longest way from the top, order and position by what they hang on.
-
-    An arrow over several layers goes through a point in each of them, which is placed as a narrow box is.
-    """
-    rank = dict.fromkeys(flow, 0)
-    for box in nx.topological_sort(flow):
-        for user in flow.successors(box):
-            rank[user] = max(rank[user], rank[box] + 1)
-    for box in reversed(list(nx.topological_sort(flow))):
-        if flow.in_degree(box) == 0 and flow.out_degree(box):
-            rank[box] = min(rank[user] for user in flow.successors(box)) - 1
-    rows: list[list[Box]] = [[] for _ in range(1 + max(rank.values(), default=0))]
-    for box in nx.topological_sort(flow):
-        rows[rank[box]].append(box)
-    ties = nx.Graph()
-    ties.add_nodes_from(flow)
-    ways: list[list[Box]] = []
-    for source, target in flow.edges:
-        points = [Box("") for _ in range(rank[target] - rank[source] - 1)]
-        for offset, point in enumerate(points, 1):
-            rows[rank[source] + offset].append(point)
-        ways.append([source, *points, target])
-        ties.add_edges_from(pairwise(ways[-1]))
-    _arrange(rows, ties)
+    """Places boxes and draws the arrows between them, which are upright wherever they pass a layer."""
+    layout = in_layers(flow, {box: box.width for box in flow}, GAP)
+    tops = [index * LEVEL for index in range(len(layout.rows))]
+    depth = {node: index for index, row in enumerate(layout.rows) for node in row}
+    for box in flow:
+        box.x, box.y = layout.place[box], tops[depth[box]]
     arrows = []
-    for way in ways:
-        line = [(way[0].x, way[0].y + HEIGHT)]
+    for way in layout.ways:
+        line = [(layout.place[way[0]], tops[depth[way[0]]] + HEIGHT)]
         for before, after in pairwise(way):
-            start, end = before.y + HEIGHT, after.y - (2 if after is way[-1] else 0)
-            bend = (start + end) / 2
-            line += [(before.x, bend), (after.x, bend), (after.x, end)]
+            start, end = tops[depth[before]] + HEIGHT, tops[depth[after]] - (2 if after is way[-1] else 0)
+            bend, x = (start + end) / 2, layout.place[after]
+            line += [(layout.place[before], bend), (x, bend), (x, end)]
             if after is not way[-1]:
-                line += [(after.x, end + HEIGHT / 3), (after.x, end + HEIGHT * 2 / 3), (after.x, end + HEIGHT)]
+                line += [(x, end + HEIGHT / 3), (x, end + HEIGHT * 2 / 3), (x, end + HEIGHT)]
         arrows.append(line)
-    return Layers([box for row in rows for box in row if box.name], arrows)
-
-
-def _arrange(rows: list[list[Box]], ties: nx.Graph) -> None:
-    """Gives the boxes of each row an order and positions near those that they are tied to in the rows beside it."""
-    place = {box: float(index) for row in rows for index, box in enumerate(row)}
-    depth = {box: index for index, row in enumerate(rows) for box in row}
-
-    def middle(box: Box, step: int) -> float:
-        near = [place[other] for other in ties[box] if depth[other] == depth[box] + step]
-        return sum(near) / len(near) if near else place[box]
-
-    for sweep in range(8):
-        step = -1 if sweep % 2 == 0 else 1
-        for row in rows if step < 0 else reversed(rows):
-            row.sort(key=lambda box: middle(box, step))
-            place.update({box: float(index) for index, box in enumerate(row)})
-    for index, row in enumerate(rows):
-        x = 0.0
-        for box in row:
-            box.y = index * LEVEL
-            box.x = x + _room(box) / 2
-            x += _room(box) + GAP
-    for _ in range(12):
-        for row in (*rows, *reversed(rows)):
-            wanted = [sum(o.x for o in ties[box]) / len(ties[box]) if ties[box] else box.x for box in row]
-            _settle(row, wanted)
-
-
-def _room(box: Box) -> float:
-    return box.width if box.name else 6.0
-
-
-def _settle(row: list[Box], wanted: list[float]) -> None:
-    """Moves a row's boxes as near to where they are wanted as order and widths allow; those that touch go as one."""
-    groups: list[tuple[list[Box], float]] = []
-    for box, x in zip(row, wanted, strict=True):
-        group, start = [box], x - _room(box) / 2
-        while groups and groups[-1][1] + _width(groups[-1][0]) + GAP > start:
-            before, left = groups.pop()
-            share = len(before) / (len(before) + len(group))
-            start = share * left + (1 - share) * (start - _width(before) - GAP)
-            group = before + group
-        groups.append((group, start))
-    for group, start in groups:
-        x = start
-        for box in group:
-            box.x = x + _room(box) / 2
-            x += _room(box) + GAP
-
-
-def _width(group: Iterable[Box]) -> float:
-    boxes = list(group)
-    return sum(map(_room, boxes)) + GAP * (len(boxes) - 1)
+    return Layers([node for row in layout.rows for node in row if isinstance(node, Box)], arrows)

@@ -82,11 +82,16 @@ def _claims(graph: Graph) -> list[tuple[Call, frozenset[str]]]:
     """Every application with its nodes.
 
     Those are the nodes at or below its path that its outputs depend on without leaving it, and, of what no outputs
-    depend on (a head's losses and its decoding), what stands at its path.
+    depend on (a head's losses and its decoding), what stands at its path or in an application below it.
     """
     claims = [(call, _behind(graph, call)) for call in graph.calls]
-    claimed = {name for _, inside in claims for name in inside}
     first = {call.path: inside for call, inside in reversed(claims)}
+    for call, inside in claims:
+        labels = call.path.split(".")
+        for path in (".".join(labels[:depth]) for depth in range(len(labels) - 1, 0, -1)):
+            if path in first and not any(inside <= other for around, other in claims if around.path == path):
+                first[path] |= inside
+    claimed = {name for _, inside in claims for name in inside}
     for node in graph.nodes:
         if node.name not in claimed:
             labels = node.scope.split(".")

@@ -123,9 +123,12 @@ class _Flow:
         self.graph = graph
         self.part = part
         self.repeats: list[tuple[str, int, frozenset[str]]] = []
+        self.opened: list[frozenset[str]] = []
         self.folded: dict[Value, Value] = {}
         self.entering: set[Value] = set()
         self.made_by: dict[str, Part] = {}
+        if part.call is not None and part.call.kind == "cell":
+            self.opened.append(part.nodes)
         self.steps = list(self._expand(part))
         for step in self.steps:
             self.made_by.update(dict.fromkeys(step.nodes, step))
@@ -145,6 +148,7 @@ class _Flow:
                 yield step
                 continue
             self.entering.update(self._taken(step))
+            self.opened.append(step.nodes)
             times = 1
             last = step
             while index < len(inner) and self._repeats(last, inner[index]):
@@ -189,8 +193,12 @@ class _Flow:
                 operands[result] = taken
                 paths[result] = step.path
                 if len(taken) > 1:
-                    joins[result] = step.name
-        absorbed = {v for v in joins if users[v] == 1 and v not in outputs and self._is_sum(v) and self._feeds_sum(v)}
+                    joins[result] = "GP" if self._is_gated(step) else step.name
+        absorbed = {
+            v
+            for v in joins
+            if users[v] == 1 and v not in outputs and joins[v] == "add" and self._is_sum(v) and self._feeds_sum(v)
+        }
         ends = {*inputs, *outputs, *self.entering, *(set(joins) - absorbed), *(v for v, n in users.items() if n > 1)}
         cells: dict[Value, Cell] = {}
         arrows: list[Arrow] = []
@@ -215,7 +223,39 @@ class _Flow:
                 for operand in operands[value]:
                     for path, label in _ways(graph, operand, self.made_by[value.node]):
                         trace(operand, value, path, label)
-        return Plan(self.part, cells, arrows, inputs, outputs)
+        picture = Plan(self.part, cells, arrows, inputs, outputs)
+        self._splice(picture)
+        return picture
+
+    def _splice(self, picture: Plan) -> None:
+        """Takes out what no figure shows: a feature that only changes its size on the way into one join, which uses it
+        twice, and in a cell the convolution after each join, which belongs to it."""
+        cells, arrows = picture.cells, picture.arrows
+        for value in [v for v in cells if v not in {*picture.inputs, *picture.outputs, *self.entering}]:
+            into = [a for a in arrows if a.target == value]
+            out = [a for a in arrows if a.source == value]
+            made_by = self.made_by[value.node]
+            if len(into) == 1 and len(out) == 1 and made_by.node is not None and not made_by.node.weights:
+                del cells[value]
+                arrows.remove(into[0])
+                out[0].source = into[0].source
+        for inside in self.opened:
+            joins = [v for v, cell in cells.items() if cell.merges and v.node in inside]
+            after = {v: [a for a in arrows if a.source == v] for v in joins}
+            if not joins or any(len(out) != 1 for out in after.values()):
+                continue
+            for join, (arrow,) in after.items():
+                cell = cells.get(arrow.target)
+                into = [a for a in arrows if a.target == arrow.target]
+                if cell is None or cell.merges or len(into) > 1 or cell.level != cells[join].level:
+                    continue
+                cell.merges = cells[join].merges
+                arrows.remove(arrow)
+                for other in arrows:
+                    if other.target == join:
+                        other.target = arrow.target
+                        other.path = other.path or arrow.path
+                del cells[join]
 
     def _made(self, step: Part) -> list[Value]:
         """The features that a step makes and others use."""
@@ -229,6 +269,14 @@ class _Flow:
     def _is_sum(self, value: Value) -> bool:
         made_by = self.made_by[value.node]
         return made_by.node is not None and made_by.node.op == "add"
+
+    def _is_gated(self, step: Part) -> bool:
+        """Whether a sum is that of global pooling (Ghiasi et al., 2019): one feature weighs the other's channels."""
+        return step.name == "add" and any(
+            made_by.name == "mul" and any(level_of(self.graph, v) is None for v in sources(self.graph, made_by))
+            for value in self._taken(step)
+            if (made_by := self.made_by.get(value.node)) is not None
+        )
 
     def _feeds_sum(self, value: Value) -> bool:
         """Whether a sum's only user is a sum at its level, so that the two are one."""
