@@ -4,7 +4,11 @@ reads shapes, costs, weights and the spec's lines."""
 from __future__ import annotations
 
 import json
+import re
+from base64 import b64encode
 from collections.abc import Iterable, Mapping
+from hashlib import sha256
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +23,20 @@ SIZE = 640
 
 
 def to_html(graph: Graph, path: str = "") -> str:
-    """The page as HTML, with the component at `path` opened."""
-    data = json.dumps(_Data(graph).form(path), separators=(",", ":")).replace("</", "<\\/")
+    """The page as HTML, with the component at `path` opened.
+
+    What a spec says is data there, never markup or script: names are escaped, and the page's policy lets a browser run
+    the page's own script alone and load nothing.
+    """
     template = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
-    return template.replace("@TITLE@", graph.name).replace("@DATA@", data)
+    script = template.partition("<script>")[2].partition("</script>")[0]
+    filled = {
+        "TITLE": escape(graph.name),
+        "HASH": b64encode(sha256(script.encode()).digest()).decode(),
+        # Within a script element "<!--" and "<script" have a meaning too, not only its end.
+        "DATA": json.dumps(_Data(graph).form(path), separators=(",", ":")).replace("<", "\\u003c"),
+    }
+    return re.sub(r"@(TITLE|HASH|DATA)@", lambda match: filled[match[1]], template)
 
 
 class _Data:
@@ -101,6 +115,9 @@ class _Data:
             entry["lines"] = _lines([part.call.span] if part.call.span is not None else [])
         if part in places:
             entry["at"] = places[part]
+        levels = {level_of(self.graph, value) for value in _results(part)}
+        if len(levels) == 1:
+            entry["level"] = levels.pop()
         inside = self._places(part)
         entry["parts"] = [self._add(inner, number, inside) for inner in part]
         return number
@@ -116,7 +133,7 @@ class _Data:
         cells = {cell.value.node: cell for cell in picture.cells.values()}
         places: dict[Part, tuple[int, float]] = {}
         for inner in reversed(part.parts):
-            value = _result(inner)
+            value = _results(inner)[0]
             level = level_of(self.graph, value)
             if inner.call is not None and len({level_of(self.graph, v) for _, v in inner.call.outputs}) > 1:
                 return {}
@@ -137,12 +154,11 @@ class _Data:
         return places
 
 
-def _result(part: Part) -> Value:
-    """What a part makes first."""
+def _results(part: Part) -> list[Value]:
+    """What a part makes."""
     if part.call is not None:
-        return part.call.outputs[0][1]
-    assert part.node is not None
-    return Value(part.node.name)
+        return [value for _, value in part.call.outputs]
+    return [Value(part.node.name, index) for index in range(len(part.node.types))] if part.node is not None else []
 
 
 def _lines(spans: Iterable[Span]) -> list[tuple[str, str]]:

@@ -185,10 +185,11 @@ def check_rows(picture: Picture, graph: Graph) -> None:
 def check_all(graph: Graph, depth: int = 1) -> None:
     """The picture of a whole detector, and those of its components, so many labels deep."""
     picture = check(to_svg(graph))
-    assert picture.circles
-    check_rows(picture, graph)
-    check_arrows(picture, graph, "neck")
-    check_arrows(check(to_svg(graph, "neck")), graph, "neck")
+    # Without a neck, as with dilated backbones, a detector is drawn in layers.
+    assert bool(picture.circles) == any(call.kind == "neck" for call in graph.calls)
+    if picture.circles:
+        check_rows(picture, graph)
+        check_arrows(picture, graph, "neck")
     for call in {call.path: call for call in graph.calls if call.path.count(".") < depth}.values():
         picture = check(to_svg(graph, call.path))
         if picture.circles:
@@ -290,5 +291,6 @@ def test_names_of_stages_are_below_them() -> None:
     for label in ("lateral_convs", "fpn_convs"):
         left, top, right, _ = texts[label]
         columns = {x for value, (x, _) in picture.circles.items() if value.startswith(f"%neck.{label}")}
-        assert columns == {pytest.approx((left + right) / 2)}
+        assert len(columns) == 1
+        assert columns.pop() == pytest.approx((left + right) / 2)
         assert top > max(y for _, y in picture.circles.values())
