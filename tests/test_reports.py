@@ -109,3 +109,25 @@ def test_diff_as_json_has_every_key(detc: Command) -> None:
     found = json.loads(out)
     assert (status, found["same"], found["loads"]) == (1, False, False)
     assert "backbone.layer3.22.conv3.weight" in found["missing"]
+
+
+def test_diff_lists_keys_in_markdown_and_draws(detc: Command, tmp_path: Path) -> None:
+    path = tmp_path / "diff.html"
+    other = FPN.replace("r50", "r101")
+    status, out, _ = detc("diff", FPN, other, "--format", "markdown", "--output", str(path))
+    assert status == 1
+    assert out.startswith("### `retinanet_r50_fpn_1x` \u2192 `retinanet_r101_fpn_1x`")
+    assert "! setting backbone.depth: 50 \u2192 101" in out
+    assert "and 106 more" in out
+    # The page has all keys.
+    assert "backbone.layer3.22.conv3.weight" in path.read_text() and "<svg" in path.read_text()
+    assert detc("diff", FPN, other, "--output", str(tmp_path / "diff.svg"))[0] == 1
+    assert (tmp_path / "diff.svg").read_text().startswith("<svg")
+    assert detc("diff", FPN, other, "--output", str(tmp_path / "diff.png"))[0] == 2
+
+
+def test_diff_fails_for_what_breaks_alone(detc: Command) -> None:
+    longer = FPN.replace("_1x", "_2x")
+    assert detc("diff", FPN, longer)[0] == 1
+    assert detc("diff", FPN, longer, "--breaking")[0] == 0
+    assert detc("diff", FPN, FPN.replace("r50", "r101"), "--breaking")[0] == 1

@@ -16,8 +16,20 @@ FONT = "Helvetica, Arial, 'Liberation Sans', sans-serif"
 STYLE = (
     "@media screen and (prefers-color-scheme: dark) {"
     " .ink { fill: #e6edf3 } .pale { fill: #9198a1 } .paper { fill: #0d1117 }"
-    " .rim { stroke: #c9d1d9 } .frame { stroke: #3d444d } }"
+    " .rim { stroke: #c9d1d9 } .frame { stroke: #3d444d } .same { fill: #161b22; stroke: #3d444d }"
+    " .added { fill: #12261e; stroke: #3fb950 } .removed { fill: #25171c; stroke: #f85149 }"
+    " .changed { fill: #272115; stroke: #d29922 } }"
 )
+
+# How a box looks: a thing, a frame around several, and what a comparison finds, told apart without colours by signs.
+BOXES = {
+    "paper rim": f'fill="{PAPER}" stroke="{INK}"',
+    "frame": f'fill="none" stroke="{FRAME}" stroke-dasharray="3 3"',
+    "same": f'fill="#f6f8fa" stroke="{FRAME}"',
+    "added": 'fill="#dafbe1" stroke="#1a7f37" stroke-width="1.6"',
+    "removed": 'fill="#ffebe9" stroke="#cf222e" stroke-width="1.6" stroke-dasharray="5 3"',
+    "changed": 'fill="#fff8c5" stroke="#9a6700" stroke-width="1.6"',
+}
 
 Point = tuple[float, float]
 
@@ -59,18 +71,17 @@ class Canvas:
         where = f'x="{x:g}" y="{y:g}" font-size="{size:g}" text-anchor="{anchor}"'
         self.shapes.append(f'<text class="{name}" {where} fill="{fill}"{weight}>{escape(text)}</text>')
 
-    def box(self, x: float, y: float, width: float, height: float, title: str = "", dashed: bool = False) -> None:
-        """A rectangle with rounded corners: filled for a thing, dashed around several."""
+    def box(
+        self, x: float, y: float, width: float, height: float, title: str = "", look: str = "paper rim", more: str = ""
+    ) -> None:
+        """A rectangle with rounded corners: in the colours of a thing, or of another `look` among `BOXES`.
+
+        `more` are further attributes.
+        """
         self.cover(x, y)
         self.cover(x + width, y + height)
-        look = (
-            f'class="frame" fill="none" stroke="{FRAME}" stroke-dasharray="3 3"'
-            if dashed
-            else f'class="paper rim" fill="{PAPER}" stroke="{INK}"'
-        )
-        self.shapes.append(
-            f'<rect {look} x="{x:g}" y="{y:g}" width="{width:g}" height="{height:g}" rx="5">{_title(title)}</rect>'
-        )
+        where = f'x="{x:g}" y="{y:g}" width="{width:g}" height="{height:g}" rx="5"'
+        self.shapes.append(f'<rect class="{look}" {BOXES[look]}{more} {where}>{_title(title)}</rect>')
 
     def circle(self, x: float, y: float, radius: float, title: str, value: str) -> None:
         """A circle for a value of the graph."""

@@ -130,7 +130,7 @@ class Figure:
                 for arrow in plan.arrows
             )
             above = self.DY - 8 if arched else 24
-            canvas.box(x0, top - above, x1 - x0, -top + above + 24, dashed=True)
+            canvas.box(x0, top - above, x1 - x0, -top + above + 24, look="frame")
             canvas.words(x1, top - above - 6, f"{repeat.name} \u00d7 {repeat.times}", 12, "end", bold=True)
 
     def _stages(self) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
-from itertools import pairwise, takewhile
+from itertools import takewhile
 
 import networkx as nx
 
-from detc.compiler.draw.layout import in_layers
+from detc.compiler.draw.layout import Layout, in_layers
 from detc.compiler.draw.parts import Part, data_operands
 from detc.compiler.draw.pyramid import level_of
 from detc.compiler.draw.text import width
@@ -215,20 +215,26 @@ def _chains(flow: nx.DiGraph) -> nx.DiGraph:
 
 
 def _layout(flow: nx.DiGraph) -> Layers:
-    """Places boxes and draws the arrows between them, which are upright wherever they pass a layer."""
+    """Places boxes and draws the arrows between them."""
     layout = in_layers(flow, {box: box.width for box in flow}, GAP)
-    tops = [index * LEVEL for index in range(len(layout.rows))]
-    depth = {node: index for index, row in enumerate(layout.rows) for node in row}
-    for box in flow:
-        box.x, box.y = layout.place[box], tops[depth[box]]
-    arrows = []
-    for way in layout.ways:
-        line = [(layout.place[way[0]], tops[depth[way[0]]] + HEIGHT)]
-        for before, after in pairwise(way):
-            start, end = tops[depth[before]] + HEIGHT, tops[depth[after]] - (2 if after is way[-1] else 0)
-            bend, x = (start + end) / 2, layout.place[after]
-            line += [(layout.place[before], bend), (x, bend), (x, end)]
-            if after is not way[-1]:
-                line += [(x, end + HEIGHT / 3), (x, end + HEIGHT * 2 / 3), (x, end + HEIGHT)]
-        arrows.append(line)
-    return Layers([node for row in layout.rows for node in row if isinstance(node, Box)], arrows)
+    for index, row in enumerate(layout.rows):
+        for node in row:
+            if isinstance(node, Box):
+                node.x, node.y = layout.place[node], index * LEVEL
+    boxes = [node for row in layout.rows for node in row if isinstance(node, Box)]
+    return Layers(boxes, [curve(layout, way, HEIGHT, LEVEL) for way in layout.ways])
+
+
+def curve(layout: Layout, way: list[Hashable], height: float, step: float) -> list[tuple[float, float]]:
+    """The way of an arrow between boxes of a height whose layers are a step apart: upright where it passes a layer."""
+    depth = next(index for index, row in enumerate(layout.rows) if way[0] in row)
+    x = layout.place[way[0]]
+    line = [(x, depth * step + height)]
+    for offset, after in enumerate(way[1:], 1):
+        start, end = (depth + offset - 1) * step + height, (depth + offset) * step - (2 if after is way[-1] else 0)
+        bend, aim = (start + end) / 2, layout.place[after]
+        line += [(x, bend), (aim, bend), (aim, end)]
+        x = aim
+        if after is not way[-1]:
+            line += [(x, end + height / 3), (x, end + height * 2 / 3), (x, end + height)]
+    return line

@@ -193,7 +193,8 @@ def test_boxes_do_not_overlap_and_hold_their_text(browser: Browser, nas_fpn: Gra
             const a = rects[i], b = rects[j];
             const beside = a.x >= b.x + b.width || b.x >= a.x + a.width;
             const apart = beside || a.y >= b.y + b.height || b.y >= a.y + a.height;
-            const nested = around[g.shows.nodes[0]].includes(h.shows.id) || around[h.shows.nodes[0]].includes(g.shows.id);
+            const holds = (one, other) => around[one.shows.nodes[0]].includes(other.shows.id);
+            const nested = holds(g, h) || holds(h, g);
             if (!apart && !nested) wrong.push(`${g.shows.path} on ${h.shows.path}`);
           }));
           return wrong;
