@@ -131,3 +131,12 @@ def test_diff_fails_for_what_breaks_alone(detc: Command) -> None:
     assert detc("diff", FPN, longer)[0] == 1
     assert detc("diff", FPN, longer, "--breaking")[0] == 0
     assert detc("diff", FPN, FPN.replace("r50", "r101"), "--breaking")[0] == 1
+
+
+def test_the_commands_of_the_documentation_draw(detc: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = (SPECS.parent / "docs/drawing.md").read_text().splitlines()
+    commands = [line.split()[1:] for line in lines if line.startswith("    detc graph ")]
+    (tmp_path / "specs").symlink_to(SPECS)
+    monkeypatch.chdir(tmp_path)
+    assert [detc(*words)[0] for words in commands] == [0, 0, 0]
+    assert {path.name for path in tmp_path.iterdir()} == {"specs", "fpn.svg", "bottleneck.svg", "cascade.html"}

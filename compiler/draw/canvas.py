@@ -12,13 +12,26 @@ from detc.compiler.draw.text import wrapped
 INK, PALE, PAPER, FRAME = "#24292f", "#57606a", "#ffffff", "#b6bec7"
 FONT = "Helvetica, Arial, 'Liberation Sans', sans-serif"
 
+# What the colours of arrows are on dark paper.
+_ON_DARK = {
+    PALE: "#8b949e",
+    "#d1570c": "#f0883e",
+    "#1f6fd0": "#58a6ff",
+    "#1a8f5f": "#3fb98a",
+    "#1a7f37": "#3fb950",
+    "#cf222e": "#f85149",
+    "#9a6700": "#d29922",
+}
+
 # The drawing is made for light paper; where a page is dark, ink and paper change places. Print is always light.
 STYLE = (
     "@media screen and (prefers-color-scheme: dark) {"
     " .ink { fill: #e6edf3 } .pale { fill: #9198a1 } .paper { fill: #0d1117 }"
     " .rim { stroke: #c9d1d9 } .frame { stroke: #3d444d } .same { fill: #161b22; stroke: #3d444d }"
     " .added { fill: #12261e; stroke: #3fb950 } .removed { fill: #25171c; stroke: #f85149 }"
-    " .changed { fill: #272115; stroke: #d29922 } }"
+    " .changed { fill: #272115; stroke: #d29922 } "
+    + " ".join(f'g[stroke="{light}"] {{ stroke: {dark}; fill: {dark} }}' for light, dark in _ON_DARK.items())
+    + " }"
 )
 
 # How a box looks: a thing, a frame around several, and what a comparison finds, told apart without colours by signs.

@@ -13,7 +13,9 @@ from detc.cli.completion import detectors
 
 def graph(
     spec: Annotated[str, typer.Argument(help="The spec, SPEC or SPEC:NAME.", autocompletion=detectors)],
-    view: Annotated[str | None, typer.Option(help="forward, train or predict; all if not given.")] = None,
+    view: Annotated[
+        str | None, typer.Option(help="forward, train or predict; if not given, a page has all, a picture predict.")
+    ] = None,
     component: Annotated[
         str, typer.Option(help="Label path of the component to draw, as neck or backbone.layer1.0.")
     ] = "",
