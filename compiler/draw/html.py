@@ -113,6 +113,9 @@ class _Data:
             entry["doc"] = part.call.doc
             entry["types"] = [str(self.graph.type_of(value)) for _, value in part.call.outputs]
             entry["lines"] = _lines([part.call.span] if part.call.span is not None else [])
+        if part.span is not None:
+            entry["kind"] = "without a label"
+            entry["lines"] = _lines([part.span])
         if part in places:
             entry["at"] = places[part]
         levels = {level_of(self.graph, value) for value in _results(part)}

@@ -110,7 +110,7 @@ def _flow(graph: Graph, part: Part) -> nx.DiGraph:
                 results.setdefault(maker(flatten(values)[0]), []).append(name or "result")
         for source, names in results.items():
             text = ", ".join(dict.fromkeys(names))
-            flow.add_edge(source, Part(text, text, frozenset()))
+            flow.add_edge(source, Part("", text, frozenset()))
     return flow
 
 
@@ -126,7 +126,7 @@ def _alike(graph: Graph, part: Part, flow: nx.DiGraph) -> nx.DiGraph:
             same: object = (_NUMBER.sub("#", inner.path) if _is_module(inner) else "", inner.name)
         else:
             same = frozenset((_NUMBER.sub("#", user.path), user.name) for user in flow.successors(inner))
-        box = boxes.setdefault((same, taken), Box(inner.name, opens=inner.call is not None, module=_is_module(inner)))
+        box = boxes.setdefault((same, taken), Box(inner.name, opens=bool(inner.parts), module=_is_module(inner)))
         of[inner] = box
         members.setdefault(box, []).append(inner)
         merged.add_node(box, part=inner)

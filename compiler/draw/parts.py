@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
+import networkx as nx
+
 from detc.compiler.analyse import owner
 from detc.compiler.graph import Call, Graph, Node, Value
+from detc.dsl.source import Span
+
+_APPLIED = re.compile(r"[A-Za-z_]\w*(?=\()")
 
 # Ports that give a size and no data: they are no arrows of a drawing.
 SIZE_PORTS = frozenset({"like"})
@@ -14,9 +20,10 @@ SIZE_PORTS = frozenset({"like"})
 
 @dataclass(eq=False, slots=True)
 class Part:
-    """One application of a component with the names of all nodes inside, or, without `call`, a single node.
+    """One application of a component with the names of all nodes inside, or, with `node`, that node alone.
 
-    `parts` are what it is made of, in the graph's order. `path` is its label path.
+    `parts` are what it is made of, in the graph's order. `path` is its label path. An application that has no label,
+    and of which the graph has no call, has its `span` instead.
     """
 
     path: str
@@ -24,6 +31,7 @@ class Part:
     nodes: frozenset[str]
     call: Call | None = None
     node: Node | None = None
+    span: Span | None = None
     parts: list[Part] = field(default_factory=list)
 
     @property
@@ -62,7 +70,35 @@ def whole(graph: Graph) -> Part:
             if name in part.nodes and name not in held
         ]
         part.parts.sort(key=lambda inner: min(order[name] for name in inner.nodes))
+    root.parts = _unlabelled(graph, root.parts)
     return root
+
+
+def _unlabelled(graph: Graph, parts: list[Part]) -> list[Part]:
+    """The parts of a whole detector, with nodes that one application without a label made taken together.
+
+    Such is what turns the maps of a proposal network into proposals. Its place is known from the nodes' origins: the
+    last is the detector, the one before it what stands in the model.
+    """
+    groups: dict[Span, list[Part]] = {}
+    for part in parts:
+        if part.node is not None and len(part.node.origins) > 2:
+            groups.setdefault(part.node.origins[-2], []).append(part)
+    taken: dict[Part, Part] = {}
+    for span, inside in groups.items():
+        name = _APPLIED.match(span.text)
+        nodes = frozenset(node for part in inside for node in part.nodes)
+        if name is not None and len(inside) > 1 and _closed(graph, nodes):
+            taken.update(dict.fromkeys(inside, Part("", name[0], nodes, span=span, parts=inside)))
+    return list(dict.fromkeys(taken.get(part, part) for part in parts))
+
+
+def _closed(graph: Graph, nodes: frozenset[str]) -> bool:
+    """Whether nothing leads out of some nodes and back, so that they may stand as one."""
+    after = {name for node in nodes for name in graph.nx.successors(node)} - nodes
+    before = {name for node in nodes for name in graph.nx.predecessors(node)} - nodes
+    reached = after.union(*(nx.descendants(graph.nx, name) for name in after))
+    return reached.isdisjoint(before | nodes)
 
 
 def find(root: Part, path: str) -> Part | None:
