@@ -141,7 +141,10 @@ class _Data:
             if inner.call is not None and len({level_of(self.graph, v) for _, v in inner.call.outputs}) > 1:
                 return {}
             if value.node in cells:
-                places[inner] = (2 * cells[value.node].column, cells[value.node].level)
+                cell = cells[value.node]
+                # Among joins, what joins nothing stands with what leads into them: the last lateral with the others.
+                leads = not cell.merges and any(o.merges and o.column == cell.column for o in cells.values())
+                places[inner] = (2 * cell.column - leads, cell.level)
                 continue
             users = {user.name for user in self.graph.users(value.node)}
             columns = [places[other][0] for other in part if other in places and users & other.nodes]
