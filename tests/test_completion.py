@@ -82,8 +82,14 @@ def test_bash_runs_the_script_that_is_shown(tmp_path: Path) -> None:
     program = tmp_path / "detc"
     program.write_text(f'#!/bin/sh\nexec {sys.executable} -m detc "$@"\n')
     program.chmod(0o755)
+    # typer looks at the shell that started it, which need not be bash here, unless it is told not to.
+    asked = {**os.environ, "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
     shown = subprocess.run(
-        [sys.executable, "-m", "detc", "--show-completion", "bash"], capture_output=True, text=True, check=True
+        [sys.executable, "-m", "detc", "--show-completion", "bash"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=asked,
     ).stdout
     script = f"""{shown}
 COMP_WORDS=(detc compile specs/fpg.det : retinanet_r50_fpg_cr); COMP_CWORD=4

@@ -91,7 +91,13 @@ detector mine : SingleStage {
 }
 """
 # Commands that are not run, by what stands in them.
-NEEDS = {"--devices 8": "eight GPUs", "--data coco": "COCO", "--resume": "a run that was stopped"}
+NEEDS = {
+    "--devices 8": "eight GPUs",
+    "--data coco": "COCO",
+    "--resume": "a run that was stopped",
+    "main/specs": "two checkouts of a project",
+    "detc lsp": "an editor",
+}
 
 
 @pytest.fixture(scope="module")

@@ -104,9 +104,14 @@ TOKEN = re.compile(
 
 def shuffled(text: str, chance: random.Random, spaces: list[str]) -> str:
     """The text with other white space, and with comments, where there was white space."""
+    tokens = [match.group() for match in TOKEN.finditer(text)]
+    # A comment ends with its line.
+    ending = [space for space in spaces if space.startswith(("\n", "\r"))]
     return "".join(
-        chance.choice(spaces) if token.isspace() and chance.random() < 0.4 else token
-        for token in (match.group() for match in TOKEN.finditer(text))
+        chance.choice(ending if before.startswith("#") else spaces)
+        if token.isspace() and chance.random() < 0.4
+        else token
+        for before, token in zip(["", *tokens], tokens, strict=False)
     )
 
 

@@ -260,4 +260,4 @@ def test_labels_and_times_that_cannot_be_are_refused_where_they_stand(spec, name
     assert diagnostic.kind.slug == "bad-setting"
     assert message in diagnostic.summary
     assert hint in diagnostic.detail
-    assert str(spec) in [label.span.source.name for label in diagnostic.labels]
+    assert spec in [Path(label.span.source.name).resolve() for label in diagnostic.labels]

@@ -18,7 +18,7 @@ def lsp(
 
     The editor starts it and talks to it over standard input and output; docs/editors.md says how to set that up.
 
-    Example: detc lsp
+    Example: detc lsp --log detc-lsp.log
     """
     from detc.cli.server import serve
 
