@@ -24,7 +24,6 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -33,7 +32,7 @@ sys.path.insert(0, str(ROOT / "tests/support"))
 
 from fpg_by_hand import RetinaNetFPG  # noqa: E402
 from live_memory import LiveMemory  # noqa: E402
-from training_inputs import training_inputs  # noqa: E402
+from training_inputs import total_loss, training_inputs  # noqa: E402
 
 import detc  # noqa: E402
 from detc.compiler.analyse import summarise  # noqa: E402
@@ -82,10 +81,6 @@ def least(times: int, forward: Forward) -> float:
     return min(found)
 
 
-def total(losses: dict[str, Any]) -> torch.Tensor:
-    return torch.stack([loss for v in losses.values() for loss in (v if isinstance(v, tuple) else (v,))]).sum()
-
-
 def row(name: str, batch: int, size: int, times: int, objects: int) -> None:
     detector = detc.load(ROOT / "specs/fpg.det", name)
     start = time.perf_counter()
@@ -98,7 +93,7 @@ def row(name: str, batch: int, size: int, times: int, objects: int) -> None:
         given = training_inputs(module, size, size, batch, len(detector.classes), objects)
 
         def forward(module: torch.nn.Module = module, given: list[torch.Tensor] = given) -> torch.Tensor:
-            return total(module(*given))
+            return total_loss(module(*given))
 
         found.append(Counted(module, given, forward))
         seconds.append(least(times, forward))

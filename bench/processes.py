@@ -14,20 +14,19 @@ import statistics
 import sys
 import tempfile
 import time
-import uuid
 from pathlib import Path
 
 import torch
 from torch import distributed
-from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
-from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+from torch.distributed.launcher.api import elastic_launch
 from torch.nn.parallel import DistributedDataParallel
 
 import detc
+from detc.runtime.training.launch import local_processes
 
 ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT / "tests/support"))
-from training_inputs import training_inputs  # noqa: E402
+from training_inputs import total_loss, training_inputs  # noqa: E402
 
 
 def steps(together: bool, batch: int, size: int, count: int) -> list[float]:
@@ -47,8 +46,7 @@ def steps(together: bool, batch: int, size: int, count: int) -> list[float]:
     for _ in range(count + 2):
         start = time.perf_counter()
         optimizer.zero_grad()
-        losses = trained(*given)
-        torch.stack([loss for v in losses.values() for loss in (v if isinstance(v, tuple) else (v,))]).sum().backward()
+        total_loss(trained(*given)).backward()
         optimizer.step()
         found.append(time.perf_counter() - start)
     if together:
@@ -58,17 +56,9 @@ def steps(together: bool, batch: int, size: int, count: int) -> list[float]:
 
 def run(processes: int, together: bool, options: argparse.Namespace) -> list[float]:
     with tempfile.TemporaryDirectory() as folder:
-        config = LaunchConfig(
-            min_nodes=1,
-            max_nodes=1,
-            nproc_per_node=processes,
-            run_id=uuid.uuid4().hex,
-            rdzv_backend="c10d",
-            rdzv_endpoint="localhost:0",
-            max_restarts=0,
-            logs_specs=DefaultLogsSpecs(log_dir=folder),
+        found = elastic_launch(local_processes(processes, folder), steps)(
+            together, options.batch, options.size, options.steps
         )
-        found = elastic_launch(config, steps)(together, options.batch, options.size, options.steps)
     return [seconds for of_process in found.values() for seconds in of_process]
 
 

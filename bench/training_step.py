@@ -26,7 +26,7 @@ import detc
 
 ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT / "tests/support"))
-from training_inputs import training_inputs  # noqa: E402
+from training_inputs import total_loss, training_inputs  # noqa: E402
 
 Step = Callable[[], float]
 
@@ -55,7 +55,7 @@ def step_of(module: nn.Module, given: list[torch.Tensor]) -> Step:
         optimizer.zero_grad()
         found = module(*given)
         if isinstance(found, dict):
-            found = torch.stack([loss for v in found.values() for loss in (v if isinstance(v, tuple) else (v,))]).sum()
+            found = total_loss(found)
         found.backward()
         optimizer.step()
         return float(found)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import cache
-from importlib.resources import files
 from typing import Any
 
 from detc.dsl.comments import Comments, attach
@@ -28,7 +27,7 @@ from detc.dsl.document import (
     flat_width,
     render,
 )
-from detc.dsl.parser import parse, too_deep
+from detc.dsl.parser import lark_of, parse, too_deep
 from detc.dsl.source import Source, Span
 
 WIDTH = 120
@@ -60,17 +59,7 @@ def format_source(source: Source) -> str:
 @cache
 def _lark() -> Any:
     """The parser of `detc.dsl.parser`, with every token in its trees."""
-    from lark import Lark
-
-    grammar = files("detc.dsl").joinpath("grammar.lark").read_text(encoding="utf-8")
-    return Lark(
-        grammar,
-        parser="lalr",
-        lexer="contextual",
-        propagate_positions=True,
-        maybe_placeholders=False,
-        keep_all_tokens=True,
-    )
+    return lark_of(maybe_placeholders=False, keep_all_tokens=True)
 
 
 def _is_token(node: Any) -> bool:

@@ -111,19 +111,17 @@ class _Failure(Exception):
         self.offset = offset
 
 
-@cache
-def _lark() -> Any:
+def lark_of(**options: Any) -> Any:
+    """Lark's parser of the language, with further options of its own."""
     from lark import Lark
 
-    grammar = files("detc.dsl").joinpath("grammar.lark").read_text(encoding="utf-8")
-    return Lark(
-        grammar,
-        parser="lalr",
-        lexer="contextual",
-        start=["start", "expr"],
-        propagate_positions=True,
-        maybe_placeholders=True,
-    )
+    text = files("detc.dsl").joinpath("grammar.lark").read_text(encoding="utf-8")
+    return Lark(text, parser="lalr", lexer="contextual", propagate_positions=True, **options)
+
+
+@cache
+def _lark() -> Any:
+    return lark_of(start=["start", "expr"], maybe_placeholders=True)
 
 
 def _parse(source: Source, text: str) -> t.File:

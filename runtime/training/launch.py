@@ -10,9 +10,13 @@ import tempfile
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from detc.dsl.catalogue.running import PROCESS_LOST
 from detc.dsl.diagnostics import DiagnosticError
+
+if TYPE_CHECKING:
+    from torch.distributed.launcher.api import LaunchConfig
 
 # What a run may take to end a step and save once it is asked to.
 _SECONDS_TO_SAVE = "600"
@@ -21,6 +25,23 @@ _SECONDS_TO_SAVE = "600"
 def launched() -> bool:
     """Whether this process is one of those that torch's launcher started."""
     return "TORCHELASTIC_RUN_ID" in os.environ
+
+
+def local_processes(count: int, folder: str) -> LaunchConfig:
+    """How torch's launcher starts so many processes of this machine; its logs go to a folder."""
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
+    from torch.distributed.launcher.api import LaunchConfig
+
+    return LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=count,
+        run_id=uuid.uuid4().hex,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        max_restarts=0,
+        logs_specs=DefaultLogsSpecs(log_dir=folder),
+    )
 
 
 def launch(arguments: Sequence[str], processes: int) -> int:
@@ -32,26 +53,16 @@ def launch(arguments: Sequence[str], processes: int) -> int:
     Raises:
         DiagnosticError: process-lost where one was killed.
     """
-    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
+    from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+    from torch.distributed.launcher.api import elastic_launch
 
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", _SECONDS_TO_SAVE)
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
     logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)
     with tempfile.TemporaryDirectory(prefix="detc-") as folder:
-        config = LaunchConfig(
-            min_nodes=1,
-            max_nodes=1,
-            nproc_per_node=processes,
-            run_id=uuid.uuid4().hex,
-            rdzv_backend="c10d",
-            rdzv_endpoint="localhost:0",
-            max_restarts=0,
-            logs_specs=DefaultLogsSpecs(log_dir=folder),
-        )
         try:
-            elastic_launch(config, sys.executable)("-m", "detc", *arguments)
+            elastic_launch(local_processes(processes, folder), sys.executable)("-m", "detc", *arguments)
         except SignalException as stopped:
             return 128 + int(stopped.sigval)
         except ChildFailedError as failed:

@@ -61,6 +61,23 @@ def detc_train(spec: Path, name: str, output: Path, *options: str) -> subprocess
     )
 
 
+def started(spec: Path, output: Path) -> subprocess.Popen[str]:
+    """A long run of two processes that has saved its state once."""
+    running = subprocess.Popen(
+        command(spec, "long", output, "--devices", "2", "--batch", "2"),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=ENVIRONMENT,
+    )
+    until = time.monotonic() + 120
+    while not (output / "last.ckpt").exists():
+        assert running.poll() is None, running.communicate()[1]
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    return running
+
+
 def test_two_processes_take_the_steps_of_one_with_all_images(spec, tmp_path):
     done = detc_train(spec, "tiny", tmp_path / "two", "--devices", "2", "--batch", "2")
     assert done.returncode == 0, done.stderr
@@ -120,14 +137,7 @@ def test_one_process_that_fails_ends_all_and_says_why_once(spec, tmp_path):
 
 
 def test_a_killed_process_ends_all_with_the_cause(spec, tmp_path):
-    running = subprocess.Popen(
-        command(spec, "long", tmp_path / "run", "--devices", "2", "--batch", "2"),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=ENVIRONMENT,
-    )
-    _wait_for(tmp_path / "run" / "last.ckpt", running)
+    running = started(spec, tmp_path / "run")
     children = Path(f"/proc/{running.pid}/task/{running.pid}/children").read_text().split()
     os.kill(int(children[-1]), signal.SIGKILL)
     _, said = running.communicate(timeout=60)
@@ -137,14 +147,7 @@ def test_a_killed_process_ends_all_with_the_cause(spec, tmp_path):
 
 
 def test_an_interrupted_run_saves_and_goes_on_with_as_many_processes(spec, tmp_path):
-    running = subprocess.Popen(
-        command(spec, "long", tmp_path / "run", "--devices", "2", "--batch", "2"),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=ENVIRONMENT,
-    )
-    _wait_for(tmp_path / "run" / "last.ckpt", running)
+    running = started(spec, tmp_path / "run")
     running.send_signal(signal.SIGINT)
     _, said = running.communicate(timeout=60)
     assert running.returncode == 130, said
@@ -157,14 +160,6 @@ def test_an_interrupted_run_saves_and_goes_on_with_as_many_processes(spec, tmp_p
     again = detc_train(spec, "long", tmp_path / "run", "--devices", "2", "--batch", "2", "--resume", "--epochs", epochs)
     assert again.returncode == 0, again.stderr
     assert f"resumed at step {step}" in again.stderr
-
-
-def _wait_for(path: Path, running: subprocess.Popen[str]) -> None:
-    until = time.monotonic() + 120
-    while not path.exists():
-        assert running.poll() is None, running.communicate()[1]
-        assert time.monotonic() < until
-        time.sleep(0.05)
 
 
 @pytest.mark.parametrize("processes", [2, 3, 8])

@@ -23,7 +23,6 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,7 @@ from detc.compiler.elaborate import elaborate
 from detc.compiler.modules import Loader, specs_folder
 from detc.compiler.resolve import resolve
 from detc.dsl.diagnostics import DiagnosticError
-from detc.dsl.parser import parse
+from detc.dsl.parser import lark_of, parse
 from detc.dsl.render import to_json, to_text
 from detc.dsl.source import Source
 
@@ -179,10 +178,7 @@ class _Grammar:
     DEPTH = 14
 
     def __init__(self, chance: random.Random, words: list[str]) -> None:
-        from lark import Lark
-
-        text = files("detc.dsl").joinpath("grammar.lark").read_text(encoding="utf-8")
-        lark = Lark(text, parser="lalr", lexer="contextual", start=["start", "expr"])
+        lark = lark_of(start=["start", "expr"])
         self.chance = chance
         self.rules: dict[str, list[list[Any]]] = {}
         for rule in lark.rules:

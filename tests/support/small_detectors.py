@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
+
 import detc
 from detc.runtime.detector import Detector
 
@@ -71,3 +73,13 @@ def small_detector(folder: Path, name: str) -> Detector:
     if not path.exists():
         path.write_text(SPEC)
     return detc.load(path, name)
+
+
+def find_many(module: torch.nn.Module) -> None:
+    """Scales the last layer of RetinaNet with random weights so that it finds many objects in any image."""
+    with torch.no_grad():
+        for key, value in module.state_dict().items():
+            if key.endswith("retina_cls.weight"):
+                value.mul_(60)
+            if key.endswith("retina_cls.bias"):
+                value.fill_(-2.0)

@@ -1,6 +1,8 @@
-"""Inputs of train modules: random images and objects."""
+"""Inputs of train modules, random images and objects, and the sum of what they return."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -29,3 +31,8 @@ def training_inputs(
         "proposal_scores": torch.ones(batch, 2 * objects),
     }
     return [given[str(node.target)] for node in module.graph.nodes if node.op == "placeholder"]
+
+
+def total_loss(losses: Mapping[str, Tensor | tuple[Tensor, ...]]) -> Tensor:
+    """The sum of all that a train module returns."""
+    return torch.stack([loss for v in losses.values() for loss in (v if isinstance(v, tuple) else (v,))]).sum()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from detc.cli.common import choice, split_spec
+from detc.cli.common import choice, height_and_width, split_spec
 from detc.cli.completion import detectors
 from detc.cli.progress import progress
 
@@ -46,9 +45,7 @@ def bench(
     Examples: detc bench mine-llvm.detc mine-onnx.detc     detc bench mine.det --vs tvm,openvino --threads 1
     """
     choice("--format", output_format, ("text", "json"))
-    pixels = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", size)
-    if pixels is None:
-        raise typer.BadParameter(f"--size is height x width in pixels, as 800x1344, and not {size!r}")
+    sides = height_and_width(size)
     engines = tuple(dict.fromkeys(vs.split(",")))
     _check_engines(engines)
     from detc.runtime.benchmark import compare, machine
@@ -61,9 +58,8 @@ def bench(
             else:
                 place = Path(folder) / str(number)
                 place.mkdir()
-                sides = int(pixels[1]), int(pixels[2])
                 rivals += _of_spec(subject, engines, weights, sides, batch, place)
-        given = _images(images, batch, (int(pixels[1]), int(pixels[2])))
+        given = _images(images, batch, sides)
         with progress(len(rivals) * turns, "measuring") as step:
             timings = compare(rivals, given, turns, threads, step)
     described = {**machine(), "threads": threads, "images": batch, "turns": turns}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -57,3 +58,13 @@ def choice(option: str, value: str, allowed: tuple[str, ...]) -> None:
 
     if value not in allowed:
         raise typer.BadParameter(f"{option} is one of {', '.join(allowed)}, and not {value!r}")
+
+
+def height_and_width(size: str) -> tuple[int, int]:
+    """The pixels that --size says, as in 800x1344."""
+    import typer
+
+    pixels = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", size)
+    if pixels is None:
+        raise typer.BadParameter(f"--size is height x width in pixels, as 800x1344, and not {size!r}")
+    return int(pixels[1]), int(pixels[2])

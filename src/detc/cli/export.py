@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-import re
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from detc.cli.common import choice, split_spec
+from detc.cli.common import choice, height_and_width, split_spec
 from detc.cli.completion import detectors
 
 if TYPE_CHECKING:
@@ -44,9 +43,7 @@ def export(
         raise typer.BadParameter("--arch is for cuda and llvm: an ONNX model has none")
     if (weights is not None) and random_weights:
         raise typer.BadParameter("--weights and --random-weights exclude each other")
-    pixels = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", size or "1x1")
-    if pixels is None:
-        raise typer.BadParameter(f"--size is height x width in pixels, as 800x1344, and not {size!r}")
+    given = height_and_width(size) if size else None
 
     import detc
     from detc.dsl.catalogue.export import NO_WEIGHTS
@@ -56,7 +53,7 @@ def export(
     if weights is None and not random_weights:
         detail = "give --weights FILE, or --random-weights to try the export itself"
         raise DiagnosticError(NO_WEIGHTS.at(None, f"no weights were given for {detector.name}", detail=detail))
-    asked = (int(pixels[1]), int(pixels[2])) if size else _spec_size(detector)
+    asked = given or _spec_size(detector)
     divisor = detector.graph.size_divisor
     height, width = (math.ceil(side / divisor) * divisor for side in asked)
     if (height, width) != asked:
