@@ -19,7 +19,7 @@ from math import prod
 
 from detc.compiler.graph import Graph, Node, Value
 from detc.compiler.memory import NOTHING, TRUTH, Memory, Recomputed, results
-from detc.compiler.rules import BYTES, RULES
+from detc.compiler.rules import BYTES, RULES, reads, rule_of
 
 __all__ = ["RULES", "TRUTH", "Component", "Cost", "Recomputation", "Summary", "costs", "owner", "summarise"]
 
@@ -196,12 +196,12 @@ def _costs(memory: Memory, recomputed: Recomputed) -> Iterable[Cost]:
     known: set[Value] = set()
     packed_sources: set[Value] = set()
     for node in memory.order:
-        made = 0 if memory.rule(node).view else sum(map(memory.bytes, results(node)))
+        made = 0 if rule_of(node).view else sum(map(memory.bytes, results(node)))
         anew = node.name in recomputed.inside
         kept = [] if anew else [value for value in memory.keeps(node) if value not in again]
         packed = sum(map(memory.bytes, kept))
         if anew or any(value in again for value in results(node)):
-            held = {value for value in memory.uses(node) if value in sources} - packed_sources
+            held = {value for value in reads(node) if value in sources} - packed_sources
             packed += sum(map(memory.bytes, held))
             packed_sources |= held
             kept += held

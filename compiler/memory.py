@@ -15,7 +15,7 @@ from math import prod
 
 from detc.compiler.dims import Dim, Size, evaluate
 from detc.compiler.graph import Graph, Node, Value, flatten
-from detc.compiler.rules import BYTES, RULES, Rule, Shape, Sized
+from detc.compiler.rules import BYTES, Shape, Sized, reads, rule_of
 
 # How many objects an image of the train view is taken to have.
 TRUTH = 20
@@ -46,17 +46,13 @@ class Backward:
         self._bases: dict[Value, Value] = {}
         self._reached: set[str] = set()
         for node in self.order:
-            if self.rule(node).view:
+            if rule_of(node).view:
                 self._bases[Value(node.name)] = self.base(node.operands[0])
             trained = any(
                 graph.weights[key].trainable and not graph.weights[key].buffer for key in node.weights.values()
             )
-            if trained or (any(map(self.needs_gradient, self.uses(node))) and not self.rule(node).stops):
+            if trained or (any(map(self.needs_gradient, reads(node))) and not rule_of(node).stops):
                 self._reached.add(node.name)
-
-    @staticmethod
-    def rule(node: Node) -> Rule:
-        return RULES.get(node.op, _UNKNOWN)
 
     def needs_gradient(self, value: Value) -> bool:
         """Whether the backward pass reaches a value: something trained is behind it, and it is not a whole number."""
@@ -72,14 +68,7 @@ class Backward:
 
     def keeps(self, node: Node) -> tuple[Value, ...]:
         """The graph's tensors that autograd keeps for a node, each as often as it is handed it."""
-        return tuple(self.rule(node).saves(node, self.needs_gradient)) if self.reaches(node) else ()
-
-    def uses(self, node: Node) -> Iterator[Value]:
-        """The operands whose contents a node uses, and not only their shapes."""
-        sizes = self.rule(node).sizes
-        for port, values in node.inputs:
-            if port not in sizes:
-                yield from flatten(values)
+        return tuple(rule_of(node).saves(node, self.needs_gradient)) if self.reaches(node) else ()
 
     def demands(self, recomputed: Recomputed) -> tuple[set[Value], set[Value]]:
         """What is computed again because something needs it, and what is kept to compute that from."""
@@ -89,14 +78,14 @@ class Backward:
         for node in self.order:
             wanted += (value for value in self.keeps(node) if value in recomputed.values)
             if node.name in recomputed.inside:
-                wanted += self.uses(node)
+                wanted += reads(node)
         while wanted:
             value = wanted.pop()
             if value not in recomputed.values:
                 sources.add(value)
             elif value not in again:
                 again.add(value)
-                wanted += self.uses(self.graph[value.node])
+                wanted += reads(self.graph[value.node])
         return again, sources
 
 
@@ -144,23 +133,23 @@ class Memory(Backward):
         return Sized(node, operands, tuple(map(self.shape, results(node))))
 
     def macs(self, node: Node) -> int:
-        return self.rule(node).macs(self.sized(node.name))
+        return rule_of(node).macs(self.sized(node.name))
 
     def flops(self, node: Node) -> int:
-        return 2 * self.macs(node) + self.rule(node).other(self.sized(node.name))
+        return 2 * self.macs(node) + rule_of(node).other(self.sized(node.name))
 
     def inside(self, node: Node) -> int:
         """The bytes that autograd keeps for a node beside tensors of the graph."""
-        return self.rule(node).extra(self.sized(node.name)) if self.reaches(node) else 0
+        return rule_of(node).extra(self.sized(node.name)) if self.reaches(node) else 0
 
     def repeats(self, node: Node) -> int:
         """The bytes of these that it is handed twice."""
-        return self.rule(node).repeats(self.sized(node.name)) if self.reaches(node) else 0
+        return rule_of(node).repeats(self.sized(node.name)) if self.reaches(node) else 0
 
     def weights(self, node: Node) -> Iterator[tuple[str, int]]:
         """Key and bytes of every weight that autograd keeps for a node."""
         if self.reaches(node):
-            for name in self.rule(node).weights:
+            for name in rule_of(node).weights:
                 key = node.weights[name]
                 weight = self.graph.weights[key]
                 yield weight.tied or key, prod(weight.shape) * BYTES[weight.dtype]
@@ -221,10 +210,6 @@ def results(node: Node) -> list[Value]:
     return [Value(node.name, output) for output in range(len(node.types))]
 
 
-# An op of the user's own: nothing is known of it, so it is not run twice either.
-_UNKNOWN = Rule(again=False)
-
-
 @dataclass(frozen=True, slots=True)
 class Burst:
     """Nodes that are computed again at once, for the first of them that is needed; the bytes alive that this adds."""
@@ -256,11 +241,11 @@ class Step:
                 if value not in self.again:
                     kept.add(memory.base(value))
             if node.name in recomputed.inside:
-                self._hold(*memory.uses(node))
+                self._hold(*reads(node))
             else:
                 inside[node.name] = memory.inside(node)
         for name in {value.node for value in self.again}:
-            self._hold(*memory.uses(memory.graph[name]))
+            self._hold(*reads(memory.graph[name]))
         self.peak, self.alive = memory._forward(kept, inside)
         self.lasting = memory._lasting()
         for node in reversed(memory.order):
@@ -288,7 +273,7 @@ class Step:
             missing = stack.pop()
             if missing in self.again and missing not in self.computed and missing.node not in names:
                 names.add(missing.node)
-                stack += self.memory.uses(self.memory.graph[missing.node])
+                stack += reads(self.memory.graph[missing.node])
         nodes = sorted(names, key=self.places.__getitem__)
         for name in nodes:
             node = self.memory.graph[name]
@@ -297,14 +282,14 @@ class Step:
                 if self.memory.base(made) == made and self.holders[made]:
                     self.alive += self.memory.bytes(made)
             self.peak = max(self.peak, self.alive)
-            self._release(self.memory.uses(node))
+            self._release(reads(node))
         self.bursts.append(Burst(tuple(nodes), self.alive - before))
 
     def _backward(self, node: Node) -> None:
         memory = self.memory
         inside = memory.inside(node)
         if node.name in self.recomputed.inside:
-            operands = list(memory.uses(node))
+            operands = list(reads(node))
             for value in operands:
                 if value in self.again and value not in self.computed:
                     self._compute(value)

@@ -247,7 +247,7 @@ RULES: dict[str, Rule] = {
     "mask_loss": Rule(
         other=_per_input("logits", 8), saves=_operands("logits", "targets"), extra=_per_input("labels", 1)
     ),
-    "fill": Rule(),
+    "fill": Rule(sizes=frozenset({"x"})),
     "drop_small": Rule(other=_per_output(5)),
     "drop_absent": Rule(other=_per_output(1), extra=_per_input("scores", 1)),
     "assign_levels": Rule(other=_per_output(8)),
@@ -275,3 +275,17 @@ RULES: dict[str, Rule] = {
     "select_top": Rule(other=_per_input("x", 1)),
     "nms": Rule(other=_suppression),
 }
+
+# An op of the user's own: nothing is known of it, so it is not run twice either.
+_UNKNOWN = Rule(again=False)
+
+
+def rule_of(node: Node) -> Rule:
+    """What is known of a node's op."""
+    return RULES.get(node.op, _UNKNOWN)
+
+
+def reads(node: Node) -> list[Value]:
+    """The values that a node looks at; of its other operands it only wants the size."""
+    sizes = rule_of(node).sizes
+    return [value for port, values in node.inputs if port not in sizes for value in flatten(values)]

@@ -14,6 +14,7 @@ from torch import Tensor, fx, nn
 from detc.compiler.emit import recompute
 from detc.compiler.graph import Graph, Node, Value, Values, Weight
 from detc.compiler.memory import NOTHING, Backward, Recomputed
+from detc.compiler.rules import rule_of
 from detc.dsl.catalogue.checkpoint import KERNEL_MISMATCH, KERNEL_MISSING, UNKNOWN_INITIALISER
 from detc.dsl.diagnostics import DiagnosticError, suggest
 from detc.dsl.source import Span
@@ -353,7 +354,7 @@ class _Recipes:
         return options | ({"float32": True} if node.name in self.float32 else {})
 
     def _operands(self, node: Node) -> list[Any]:
-        sizes = self.backward.rule(node).sizes
+        sizes = rule_of(node).sizes
         return [self._each(v, self._size if port in sizes else self.recipes.__getitem__) for port, v in node.inputs]
 
     @staticmethod

@@ -10,6 +10,7 @@ import networkx
 
 from detc.compiler.graph import Graph, Node
 from detc.compiler.memory import NOTHING, Burst, Memory, Recomputed, Step, results
+from detc.compiler.rules import reads, rule_of
 
 # Capacities are whole numbers, with which flows are exact: of bytes in this unit, of operations at a price of 1 to it.
 _UNIT = 1 << 20
@@ -91,7 +92,7 @@ def _in_parts(memory: Memory, price: int) -> tuple[Recomputed, int]:
 def _middle(memory: Memory, burst: Burst) -> frozenset[str]:
     """The nodes whose results, kept, cut a burst in two: where it holds the least, not too near its ends."""
     nodes = [memory.graph[name] for name in burst.nodes]
-    last = {memory.base(value).node: step for step, node in enumerate(nodes) for value in memory.uses(node)}
+    last = {memory.base(value).node: step for step, node in enumerate(nodes) for value in reads(node)}
 
     def size(node: Node) -> int:
         return sum(memory.bytes(value) for value in results(node) if memory.base(value) == value)
@@ -125,12 +126,12 @@ def _cheapest(memory: Memory, price: int, kept: Iterable[str] = ()) -> Recompute
             network.add_edge(_SOURCE, vertex, capacity=memory.flops(node) * price)
         else:
             network.add_edge(_SOURCE, vertex)
-        for value in memory.uses(node):
+        for value in reads(node):
             if value.node in memory.graph:  # and is no input, which is there anyway
                 network.add_edge(value, vertex)
 
     for node in memory.order:
-        again = memory.rule(node).again
+        again = rule_of(node).again
         computing(node.name, node, again and node.name not in kept)
         for value in results(node):
             if memory.base(value) == value:
