@@ -182,9 +182,8 @@ class TvmCandidate:
     def __init__(self, kernels: Kernels, graph: Graph) -> None:
         self._graph = graph
         self._parts = parts(graph)
-        self._engine = TvmEngine(
-            kernels.library, kernels.parameters, kernels.functions, kernels.outputs, kernels.target
-        )
+        given = (kernels.parameters, kernels.functions, kernels.prepared, kernels.outputs)
+        self._engine = TvmEngine(kernels.library, *given, kernels.target)
 
     def __call__(self, inputs: Arrays) -> Arrays:
         return self._engine(**inputs)

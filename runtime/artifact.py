@@ -82,7 +82,8 @@ class OnnxEngine:
 class TvmEngine:
     """Kernels under TVM's virtual machine: needs the runtime's libraries alone.
 
-    `functions` names the arrays that each function of the library takes after its inputs, `outputs` what `main` gives.
+    `functions` names the arrays that each function of the library takes after its inputs: some of the parameters, and of
+    those that its function `prepare` gives, which are `prepared`. `outputs` names what `main` gives.
     """
 
     def __init__(
@@ -90,6 +91,7 @@ class TvmEngine:
         library: bytes,
         parameters: Mapping[str, np.ndarray],
         functions: Mapping[str, Sequence[str]],
+        prepared: Sequence[str],
         outputs: Sequence[str],
         target: str,
     ) -> None:
@@ -106,7 +108,10 @@ class TvmEngine:
         self._ffi = ffi
         self._outputs = tuple(outputs)
         tensors = {name: self._put(array) for name, array in parameters.items()}
-        self._arguments = {name: [tensors[key] for key in keys] for name, keys in functions.items()}
+        if prepared:
+            made = self._machine["prepare"](*(tensors[name] for name in functions["prepare"]))
+            tensors |= zip(prepared, made, strict=True)
+        self._arguments = {name: [tensors[key] for key in keys] for name, keys in functions.items() if name != "prepare"}
 
     def __call__(self, **inputs: np.ndarray) -> dict[str, np.ndarray]:
         return dict(zip(self._outputs, self.call("main", *inputs.values()), strict=True))
@@ -240,7 +245,8 @@ class Artifact:
 
         parameters = load(members["weights.safetensors"])
         outputs = [output["name"] for output in manifest["outputs"]]
-        return cls(manifest, TvmEngine(members["kernels.so"], parameters, manifest["functions"], outputs, target))
+        functions, prepared = manifest["functions"], manifest["prepared"]
+        return cls(manifest, TvmEngine(members["kernels.so"], parameters, functions, prepared, outputs, target))
 
 
 def write(path: Path, manifest: Mapping[str, Any], members: Mapping[str, bytes]) -> None:

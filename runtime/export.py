@@ -90,6 +90,7 @@ def export(
             "features": kernels.features,
             "machine": platform.machine(),
             "functions": kernels.functions,
+            "prepared": kernels.prepared,
         }
         lacking = missing_features(kernels.features)
         candidate = None if target == "cuda" or lacking else TvmCandidate(kernels, graph)

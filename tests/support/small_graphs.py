@@ -37,7 +37,8 @@ class Small:
     ):
         """Applies an op; its first value, or all of them where it has several."""
         name = name or f"{op.lower()}_{len(self.nodes)}"
-        ports = tuple((f"port{i}", value) for i, value in enumerate(inputs))
+        sized = 1 if op in ("crop", "resize") else None
+        ports = tuple(("like" if i == sized else f"port{i}", value) for i, value in enumerate(inputs))
         node = Node(name, op, ports, attrs, weights or {}, ())
         results = evaluate(node, self.values, self.arrays)
         types = tuple(TensorType(tuple(r.shape), str(r.dtype).removeprefix("torch.")) for r in results)

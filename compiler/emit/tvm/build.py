@@ -12,6 +12,7 @@ import numpy as np
 import tvm
 from tvm import relax, tirx
 
+from detc.compiler.emit.precision import Precision
 from detc.compiler.emit.tvm import cuda
 from detc.compiler.emit.tvm.cpu import Cpu, Registers, schedule
 from detc.compiler.emit.tvm.gpu import Gpu
@@ -28,22 +29,31 @@ if TYPE_CHECKING:
 class Kernels:
     """A compiled detector.
 
-    `library` is a shared library with a TVM virtual machine's executable. Its functions are those of `module.Program`;
-    `functions` names the arrays that each takes after its inputs, which are in `parameters`. `outputs` names what
-    `main` gives. `arch` is the processor; `features` are the instruction sets that it must have.
+    `library` is a shared library with a TVM virtual machine's executable. Its functions are those of `module.Program`,
+    which says what `functions`, `parameters`, `prepared` and `outputs` are. `precision` is that of stored values,
+    `arch` the processor; `features` are the instruction sets that it must have.
     """
 
     library: bytes
     parameters: Mapping[str, np.ndarray]
     functions: Mapping[str, tuple[str, ...]]
+    prepared: tuple[str, ...]
     outputs: tuple[str, ...]
     target: str
+    precision: Precision
     arch: str
     features: tuple[str, ...] = ()
 
 
 def build_llvm(
-    graph: Graph, weights: Weights, *, batch: int, height: int, width: int, arch: str | None = None
+    graph: Graph,
+    weights: Weights,
+    *,
+    batch: int,
+    height: int,
+    width: int,
+    arch: str | None = None,
+    precision: Precision = "float32",
 ) -> Kernels:
     """Machine code for a processor that LLVM knows by the name `arch`; without one, for that of this machine.
 
@@ -56,23 +66,36 @@ def build_llvm(
         raise DiagnosticError(UNKNOWN_ARCH.at(None, f"LLVM knows no {triple.split('-')[0]} processor {arch}"))
     target = tvm.target.Target({"kind": "llvm", "mcpu": arch})
     registers = Registers.of(target)
-    emitted = program(graph, weights, Cpu(registers), batch=batch, height=height, width=width)
+    size = {"batch": batch, "height": height, "width": width}
+    emitted = program(graph, weights, Cpu(registers), **size, precision=precision)
     executable = tvm.compile(lowered(emitted.module, target, registers), target=target)
     features = tuple(sorted(f for f in codegen.llvm_get_cpu_features(target) if f.startswith("avx") or f == "fma"))
-    return _kernels(emitted, _linked(executable), "llvm", arch, features)
+    return _kernels(emitted, _linked(executable), "llvm", precision, arch, features)
 
 
-def build_cuda(graph: Graph, weights: Weights, *, batch: int, height: int, width: int, arch: str = "sm_90") -> Kernels:
+def build_cuda(
+    graph: Graph,
+    weights: Weights,
+    *,
+    batch: int,
+    height: int,
+    width: int,
+    arch: str = "sm_90",
+    precision: Precision = "float32",
+) -> Kernels:
     """Machine code for an NVIDIA GPU of compute capability `arch`. Needs nvcc; needs no GPU and no driver.
 
     Raises DiagnosticError where an op has no lowering, nvcc is missing, or it fails.
     """
-    emitted = program(graph, weights, Gpu(), batch=batch, height=height, width=width)
-    return _kernels(emitted, cuda.compile_module(emitted.module, arch), "cuda", arch, ())
+    emitted = program(graph, weights, Gpu(), batch=batch, height=height, width=width, precision=precision)
+    return _kernels(emitted, cuda.compile_module(emitted.module, arch), "cuda", precision, arch, ())
 
 
-def _kernels(emitted: Program, library: bytes, target: str, arch: str, features: tuple[str, ...]) -> Kernels:
-    return Kernels(library, emitted.parameters, emitted.functions, emitted.outputs, target, arch, features)
+def _kernels(
+    emitted: Program, library: bytes, target: str, precision: Precision, arch: str, features: tuple[str, ...]
+) -> Kernels:
+    given = (emitted.parameters, emitted.functions, emitted.prepared, emitted.outputs)
+    return Kernels(library, *given, target, precision, arch, features)
 
 
 def lowered(module: tvm.IRModule, target: tvm.target.Target, registers: Registers) -> tvm.IRModule:

@@ -17,8 +17,8 @@ import tvm
 from tvm import relax, te, tirx, topi
 from tvm.s_tir import Schedule
 
-from detc.compiler.emit.tvm import regions, suppress
-from detc.compiler.emit.tvm.module import OPAQUE, Builder, Kernel
+from detc.compiler.emit.tvm import regions, suppress, winograd
+from detc.compiler.emit.tvm.module import OPAQUE, Builder, Epilogue, Kernel, finished, real
 
 # The blocks that the schedules below look for.
 _CONV, _DENSE = "packed_conv", "packed_dense"
@@ -81,16 +81,49 @@ class Cpu:
     registers: Registers
     name = "llvm"
 
-    def conv(self, b: Builder, x: relax.Var, kernel: Kernel, shape: tuple[int, ...]) -> relax.Var:
-        packed = pack(kernel.weight, kernel.groups, self.registers)
-        columns = self.registers.columns(packed.shape[-1], shape[3])
-        weight = b.parameter(kernel.name, packed)
+    def conv(self, b: Builder, x: relax.Var, kernel: Kernel, shape: tuple[int, ...], epilogue: Epilogue) -> relax.Var:
+        plan = self._plan(x, kernel)
+        if plan is not None:
+            return self._winograd(b, x, kernel, shape, epilogue, plan)
+        tile = self.registers.channels(shape[1], kernel.groups)
+        packed = b.prepared(f"{kernel.name}.by{tile}", kernel.name, kernel.weight, lambda w: pack(w, tile))
+        columns = self.registers.columns(tile, shape[3])
         sizes = (kernel.stride, kernel.padding, kernel.dilation, kernel.groups)
-        return b.compute(conv, x, weight, *sizes, columns, shape[1], op_pattern=4)
+        result = b.compute(conv, b.cast(x, "float32"), packed, *sizes, columns, shape[1], op_pattern=4)
+        return finished(b, result, epilogue)
+
+    def _plan(self, x: relax.Var, kernel: Kernel) -> winograd.Plan | None:
+        out, inputs, *sides = kernel.weight.shape
+        if sides != [3, 3] or kernel.stride != (1, 1) or kernel.dilation != (1, 1) or kernel.groups != 1:
+            return None
+        n, height, width, _ = (int(d) for d in x.ty.shape)
+        registers = self.registers
+        return winograd.plan(n, height, width, inputs, out, kernel.padding, registers.lanes, registers.count)
+
+    def _winograd(
+        self,
+        b: Builder,
+        x: relax.Var,
+        kernel: Kernel,
+        shape: tuple[int, ...],
+        epilogue: Epilogue,
+        plan: winograd.Plan,
+    ) -> relax.Var:
+        name = f"{kernel.name}.F{plan.scheme.m}by{plan.channels}"
+        packed = b.prepared(name, kernel.name, kernel.weight, lambda w: winograd.pack(w, plan))
+        others = [other for other in (epilogue.bias, epilogue.residual) if other is not None]
+
+        def emitted(x: te.Tensor, packed: te.Tensor, *others: te.Tensor) -> te.Tensor:
+            finish = finishing(epilogue, shape)
+            lanes = self.registers.lanes
+            return winograd.conv(x, packed, others, finish, kernel.padding, shape[1], plan, lanes, epilogue.dtype)
+
+        return b.compute(emitted, x, packed, *others, **OPAQUE)
 
     def dense(self, b: Builder, x: relax.Var, name: str, weight: np.ndarray) -> relax.Var:
-        packed = pack(weight[:, :, None, None], 1, self.registers)[:, 0, 0]
-        return b.compute(dense, x, b.parameter(name, packed), len(weight), op_pattern=4)
+        tile = self.registers.channels(len(weight), 1)
+        packed = b.prepared(f"{name}.by{tile}", name, weight, lambda w: pack_rows(w, tile))
+        return b.compute(dense, x, packed, len(weight), op_pattern=4)
 
     def cut(
         self,
@@ -110,14 +143,41 @@ class Cpu:
         return b.several(3, suppress.on_cpu, boxes, scores, classes, iou, keep, **OPAQUE)
 
 
-def pack(kernel: np.ndarray, groups: int, registers: Registers) -> np.ndarray:
+def pack(weight: te.Tensor, tile: int) -> te.Tensor:
     """Weights (O, I, KH, KW) as (O / tile, KH, KW, I, tile), in the order in which the inner loop reads them. Where the
     tiles do not divide O, zeros fill the last."""
-    out, per_group, height, width = kernel.shape
-    tile = registers.channels(out, groups)
-    kernel = np.pad(kernel, ((0, -out % tile), (0, 0), (0, 0), (0, 0)))
-    out = len(kernel)
-    return np.ascontiguousarray(kernel.reshape(out // tile, tile, per_group, height, width).transpose(0, 3, 4, 2, 1))
+    out, inputs, height, width = (int(d) for d in weight.shape)
+    shape = (-(-out // tile), height, width, inputs, tile)
+    return te.compute(shape, lambda t, r, s, c, o: _present(weight, out, t * tile + o, c, r, s), name="pack")
+
+
+def pack_rows(weight: te.Tensor, tile: int) -> te.Tensor:
+    """Weights (F, D) as (F / tile, D, tile), likewise."""
+    out, inputs = (int(d) for d in weight.shape)
+    shape = (-(-out // tile), inputs, tile)
+    return te.compute(shape, lambda t, d, f: _present(weight, out, t * tile + f, d), name="pack_rows")
+
+
+def _present(weight: te.Tensor, out: int, o: Any, *rest: Any) -> Any:
+    return tirx.if_then_else(o < out, real(weight, o, *rest), tirx.const(0.0, "float32"))
+
+
+def finishing(epilogue: Epilogue, shape: tuple[int, ...]) -> winograd.Finish:
+    """An epilogue of results of this shape, (N, C, H, W), as an expression of each."""
+
+    def finish(value: Any, others: Sequence[Any], place: tuple[Any, Any, Any], channel: Any) -> Any:
+        rest = list(others)
+        if epilogue.bias is not None:
+            value = value + rest.pop(0)[channel]
+        if epilogue.residual is not None:
+            image, y, v = place
+            (other,) = rest
+            _, height, width, _ = (int(d) for d in other.shape)
+            pixel = other[image, y * height // shape[2], v * width // shape[3], channel]
+            value = value + tirx.Cast("float32", pixel)
+        return te.max(value, tirx.const(0.0, "float32")) if epilogue.relu else value
+
+    return finish
 
 
 def conv(

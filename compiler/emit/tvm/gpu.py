@@ -9,7 +9,7 @@ import numpy as np
 from tvm import relax
 
 from detc.compiler.emit.tvm import regions, suppress
-from detc.compiler.emit.tvm.module import OPAQUE, Builder, Kernel
+from detc.compiler.emit.tvm.module import OPAQUE, Builder, Epilogue, Kernel, finished
 
 
 @dataclass(frozen=True)
@@ -18,10 +18,10 @@ class Gpu:
 
     name = "cuda"
 
-    def conv(self, b: Builder, x: relax.Var, kernel: Kernel, shape: tuple[int, ...]) -> relax.Var:
+    def conv(self, b: Builder, x: relax.Var, kernel: Kernel, shape: tuple[int, ...], epilogue: Epilogue) -> relax.Var:
         weight = b.parameter(kernel.name, kernel.weight.transpose(0, 2, 3, 1))
         result = relax.op.nn.conv2d(
-            x,
+            b.cast(x, "float32"),
             weight,
             strides=kernel.stride,
             padding=kernel.padding * 2,
@@ -32,7 +32,7 @@ class Gpu:
             out_layout="NHWC",
             out_dtype="float32",
         )
-        return b.emit(result)
+        return finished(b, b.emit(result), epilogue)
 
     def dense(self, b: Builder, x: relax.Var, name: str, weight: np.ndarray) -> relax.Var:
         return b.emit(relax.op.matmul(x, b.parameter(name, weight.transpose(1, 0))))
@@ -47,6 +47,7 @@ class Gpu:
         samples: int,
         strides: Sequence[float],
     ) -> relax.Var:
+        features = [b.cast(feature, "float32") for feature in features]
         shapes = [[int(d) for d in feature.ty.shape] for feature in features]
         sizes = [(shape[1], shape[2], stride) for shape, stride in zip(shapes, strides, strict=True)]
         levels = b.parameter("levels." + "-".join(f"{h}x{w}of{s:g}" for h, w, s in sizes), np.array(sizes, np.float32))

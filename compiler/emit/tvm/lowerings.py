@@ -10,7 +10,7 @@ import numpy as np
 from tvm import relax, te, tirx
 
 from detc.compiler.emit.static import NEARLY, anchors, number, numbers, pair, unsupported
-from detc.compiler.emit.tvm.module import Builder, Kernel, rows
+from detc.compiler.emit.tvm.module import Builder, Epilogue, Kernel, nearest, rows
 from detc.compiler.emit.tvm.regions import MOST_LEVELS
 from detc.compiler.graph import Node, Value, flatten
 from detc.compiler.passes.fold_batch_norm import affine
@@ -35,7 +35,12 @@ def lowering(op: str) -> Callable[[Lowering], Lowering]:
 
 
 def _inputs(b: Builder, node: Node) -> list[relax.Var]:
-    return [b.variables[value] for value in node.operands]
+    return [b.read(value) for value in node.operands]
+
+
+def _moved(b: Builder, node: Node, index: int = 0) -> relax.Var:
+    """An input of an op that only moves values, as its result is stored."""
+    return b.read(node.operands[index], b.stored(Value(node.name)))
 
 
 def _shape(b: Builder, node: Node, output: int = 0) -> tuple[int, ...]:
@@ -82,25 +87,25 @@ def _scale(b: Builder, node: Node) -> relax.Var:
 
 @lowering("detach")
 def _detach(b: Builder, node: Node) -> relax.Var:
-    return b.variables[node.operands[0]]
+    return _moved(b, node)
 
 
 @lowering("Conv2d")
 def _conv(b: Builder, node: Node) -> relax.Var:
-    (x,), a = _inputs(b, node), node.attrs
+    """With what it takes with it."""
+    a, chain = node.attrs, b.chains[node.name]
     assert not a.get("standardize"), "weights are standardised before they are emitted"
     groups = a["groups"]
     assert isinstance(groups, int)
     stride, padding, dilation = (pair(a[name]) for name in ("stride", "padding", "dilation"))
     kernel = Kernel(node.weights["weight"], b.weight(node, "weight"), stride, padding, dilation, groups)
-    return _biased(b, node, b.backend.conv(b, x, kernel, _shape(b, node)))
+    residual = b.variables[chain.residual] if chain.residual is not None else None
+    epilogue = Epilogue(_bias(b, node), residual, chain.relu, b.stored(Value(chain.last.name)))
+    return b.backend.conv(b, b.variables[node.operands[0]], kernel, _shape(b, node), epilogue)
 
 
-def _biased(b: Builder, node: Node, x: relax.Var) -> relax.Var:
-    """x and the bias of its last axis, where the node has one."""
-    if "bias" not in node.weights:
-        return x
-    return b.emit(relax.op.add(x, b.parameter(node.weights["bias"], b.weight(node, "bias"))))
+def _bias(b: Builder, node: Node) -> relax.Var | None:
+    return b.parameter(node.weights["bias"], b.weight(node, "bias")) if "bias" in node.weights else None
 
 
 @lowering("ConvTranspose2d")
@@ -113,8 +118,8 @@ def _conv_transpose(b: Builder, node: Node) -> relax.Var:
     n, inputs, height, width = b.shape(node.operands[0])
     shape = _shape(b, node)
     if kernel == stride and padding == 0:
-        side_by_side = Kernel(key, weight.transpose(2, 3, 1, 0).reshape(-1, inputs, 1, 1))
-        cells = b.backend.conv(b, x, side_by_side, (n, kernel * kernel * shape[1], height, width))
+        side_by_side = Kernel(f"{key}.side_by_side", weight.transpose(2, 3, 1, 0).reshape(-1, inputs, 1, 1))
+        cells = b.backend.conv(b, x, side_by_side, (n, kernel * kernel * shape[1], height, width), Epilogue())
         return _biased(b, node, b.compute(_spread, cells, kernel))
     if padding > kernel - 1:
         why = f"{node.op} with a padding of {padding} and a kernel of {kernel}"
@@ -128,8 +133,15 @@ def _conv_transpose(b: Builder, node: Node) -> relax.Var:
         return te.compute((n, (height - 1) * stride + 1, (width - 1) * stride + 1, inputs), cell, name="apart")
 
     turned = np.ascontiguousarray(weight.transpose(1, 0, 2, 3)[:, :, ::-1, ::-1])
-    opposite = Kernel(key, turned, padding=(kernel - 1 - padding,) * 2)
-    return _biased(b, node, b.backend.conv(b, b.compute(apart, x), opposite, shape))
+    opposite = Kernel(f"{key}.turned", turned, padding=(kernel - 1 - padding,) * 2)
+    epilogue = Epilogue(_bias(b, node), dtype=b.stored(Value(node.name)))
+    return b.backend.conv(b, b.compute(apart, x), opposite, shape, epilogue)
+
+
+def _biased(b: Builder, node: Node, x: relax.Var) -> relax.Var:
+    """x and the bias of its last axis, where the node has one."""
+    bias = _bias(b, node)
+    return x if bias is None else b.emit(relax.op.add(x, bias))
 
 
 def _spread(x: te.Tensor, factor: int) -> te.Tensor:
@@ -212,7 +224,7 @@ def _max_pool(b: Builder, node: Node) -> relax.Var:
     a = node.attrs
     return b.emit(
         relax.op.nn.max_pool2d(
-            *_inputs(b, node),
+            _moved(b, node),
             pool_size=pair(a["kernel"]),
             strides=pair(a["stride"]),
             padding=pair(a["padding"]) * 2,
@@ -234,20 +246,10 @@ def _global_max_pool(b: Builder, node: Node) -> relax.Var:
 @lowering("resize")
 @lowering("upsample")
 def _resize(b: Builder, node: Node) -> relax.Var:
-    """Nearest, by whole-number division, which is exact at any ratio (as TVM's own resize is not)."""
     if node.attrs["mode"] != "nearest":
         raise DiagnosticError(unsupported(node, b.backend.name, f"{node.op} has no mode {node.attrs['mode']}"))
-    height, width = b.shape(node.operands[0])[2:]
-    n, channels, out_height, out_width = _shape(b, node)
-
-    def nearest(x: te.Tensor) -> te.Tensor:
-        return te.compute(
-            (n, out_height, out_width, channels),
-            lambda i, y, v, c: x[i, y * height // out_height, v * width // out_width, c],
-            name="nearest",
-        )
-
-    return b.compute(nearest, b.variables[node.operands[0]])
+    height, width = _shape(b, node)[2:]
+    return b.compute(nearest, _moved(b, node), height, width)
 
 
 @lowering("crop")
@@ -257,7 +259,7 @@ def _crop(b: Builder, node: Node) -> relax.Var:
     def cut(x: te.Tensor) -> te.Tensor:
         return te.compute((n, height, width, channels), lambda *index: x[index], name="crop")
 
-    return b.compute(cut, b.variables[node.operands[0]])
+    return b.compute(cut, _moved(b, node))
 
 
 @lowering("anchor_grid")
@@ -275,7 +277,8 @@ def _concat(b: Builder, node: Node) -> relax.Var:
     axis, rank = node.attrs["axis"], len(_shape(b, node))
     assert isinstance(axis, int)
     axis %= rank
-    return b.emit(relax.op.concat(_inputs(b, node), _AXIS_IN_MEMORY[axis] if rank == 4 else axis))
+    given = [_moved(b, node, index) for index in range(len(node.operands))]
+    return b.emit(relax.op.concat(given, _AXIS_IN_MEMORY[axis] if rank == 4 else axis))
 
 
 @lowering("split")
@@ -440,7 +443,7 @@ def _assign_levels(b: Builder, node: Node) -> relax.Var:
 
 @lowering("roi_align")
 def _roi_align(b: Builder, node: Node) -> relax.Var:
-    *features, boxes, level = _inputs(b, node)
+    *features, boxes, level = (b.variables[value] for value in node.operands)
     size, samples = node.attrs["size"], node.attrs["samples"]
     assert isinstance(size, int)
     assert isinstance(samples, int)
@@ -453,7 +456,7 @@ def _roi_align(b: Builder, node: Node) -> relax.Var:
 @lowering("flatten")
 def _flatten(b: Builder, node: Node) -> relax.Var:
     """Rows stay as they lie in memory where only layers read them, whose weights can be turned instead."""
-    (x,) = _inputs(b, node)
+    x = _moved(b, node)
     _, channels, height, width = b.shape(node.operands[0])
     value = Value(node.name)
     shown = (v for values in b.static.graph.views["predict"].values() for v in flatten(values))

@@ -1,23 +1,27 @@
 """From a predict graph to a Relax module.
 
 Each part of the graph (`static.parts`) is a function, `part_0` and so on; `main` is all of them after one another. A
-function takes its parameters after its inputs, in the order in which `Program` lists them. Shapes are static. Within
-and between parts what is (N, C, H, W) in the graph lies in memory as (N, H, W, C); what the detector takes and gives is
-as in the graph.
+function takes its parameters after its inputs, in the order in which `Program` lists them. Weights are stored as they
+are in the checkpoint, but for folding and rounding: the function `prepare` lays them out as kernels read them, once,
+when they are loaded. Shapes are static. Within and between parts what is (N, C, H, W) in the graph lies in memory as
+(N, H, W, C); what the detector takes and gives is as in the graph.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import tvm
-from tvm import relax, te
+from tvm import relax, te, tirx
 
+from detc.compiler.emit.precision import Precision, low_values
 from detc.compiler.emit.static import Static, parts, require_lowerings
+from detc.compiler.emit.tvm.fusion import chains
 from detc.compiler.graph import Graph, Node, Value
+from detc.compiler.rules import reads
 
 if TYPE_CHECKING:
     from detc.compiler.passes import Weights
@@ -32,12 +36,12 @@ class Backend(Protocol):
 
     name: str
 
-    def conv(self, b: Builder, x: relax.Var, kernel: Kernel, shape: tuple[int, ...]) -> relax.Var:
-        """The convolution of x (N, H, W, C), without bias: of this shape, (N, C, H, W)."""
+    def conv(self, b: Builder, x: relax.Var, kernel: Kernel, shape: tuple[int, ...], epilogue: Epilogue) -> relax.Var:
+        """The convolution of x (N, H, W, C) and what follows it: of this shape, (N, C, H, W)."""
         ...
 
     def dense(self, b: Builder, x: relax.Var, name: str, weight: np.ndarray) -> relax.Var:
-        """The product of x (M, D) with a weight (F, D), the parameter `name`: (M, F)."""
+        """The product of x (M, D) with a weight (F, D), the parameter `name`: (M, F) float32."""
         ...
 
     def cut(
@@ -73,25 +77,67 @@ class Kernel:
 
 
 @dataclass(frozen=True)
+class Epilogue:
+    """What is done to a convolution's results before they are stored: a bias (C,) float32 and another feature (N, h, w,
+    C) are added, the latter enlarged (nearest) where it is smaller, negative results become 0, and all are stored as
+    `dtype`."""
+
+    bias: relax.Var | None = None
+    residual: relax.Var | None = None
+    relu: bool = False
+    dtype: Precision = "float32"
+
+
+@dataclass(frozen=True)
 class Program:
-    """A Relax module, the arrays that its functions take, and the names of what `main` gives in order."""
+    """A Relax module, the arrays that its functions take, and the names of what `main` gives in order.
+
+    `functions` names the parameters of each function, which are among `parameters` or, but for those of `prepare`,
+    among `prepared`, which it gives in this order.
+    """
 
     module: tvm.IRModule
     parameters: dict[str, np.ndarray]
     functions: dict[str, tuple[str, ...]]
+    prepared: tuple[str, ...]
     outputs: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """A parameter that `prepare` makes: of the array stored as `source`, by a tensor expression of this result."""
+
+    source: str
+    array: np.ndarray
+    function: Callable[[te.Tensor], te.Tensor]
 
 
 class Builder:
     """Emits one function. Variables stand for values of the graph; parameters appear as they are asked for."""
 
-    def __init__(self, block: relax.BlockBuilder, static: Static, weights: Weights, backend: Backend) -> None:
+    def __init__(
+        self,
+        block: relax.BlockBuilder,
+        static: Static,
+        weights: Weights,
+        backend: Backend,
+        precision: Precision = "float32",
+        low: frozenset[Value] = frozenset(),
+    ) -> None:
         self.block = block
         self.static = static
         self.weights = weights
         self.backend = backend
+        self.precision = precision
+        # Values that are stored in this precision; all others, and all sums, are float32.
+        self.low = low
         self.variables: dict[Value, relax.Var] = {}
-        self.parameters: dict[str, tuple[relax.Var, np.ndarray]] = {}
+        self.parameters: dict[str, tuple[relax.Var, np.ndarray | Preparation]] = {}
+        found = chains(static.graph)
+        # By their convolutions, and by their last nodes.
+        self.chains = {chain.conv.name: chain for chain in found.values()}
+        self._lasts = found
+        self._inner = frozenset(name for chain in found.values() for name in chain.inner)
         # Rows of values that lie in the order of (H, W, C) and not of the graph's (C, H, W), and these sizes.
         self.by_pixel: dict[Value, tuple[int, int, int]] = {}
 
@@ -106,6 +152,33 @@ class Builder:
             variable = relax.Var(name, relax.TensorType(array.shape, str(array.dtype)))
             self.parameters[name] = (variable, array)
         return self.parameters[name][0]
+
+    def prepared(self, name: str, source: str, array: np.ndarray, function: Any) -> relax.Var:
+        """The function's parameter of this name, which `prepare` makes by a tensor expression of a weight.
+
+        The weight is stored as `source`, rounded to the precision of values.
+        """
+        if name not in self.parameters:
+            stored = rounded(array, self.precision)
+            made = function(te.placeholder(stored.shape, str(stored.dtype)))
+            shape = tuple(int(d) for d in made.shape)
+            variable = relax.Var(name, relax.TensorType(shape, made.dtype))
+            self.parameters[name] = (variable, Preparation(source, stored, function))
+        return self.parameters[name][0]
+
+    def stored(self, value: Value) -> Precision:
+        """How a value of float32 is stored."""
+        return self.precision if value in self.low else "float32"
+
+    def read(self, value: Value, dtype: Precision = "float32") -> relax.Var:
+        """The variable of a value, as `dtype` where it is stored otherwise."""
+        return self.cast(self.variables[value], dtype)
+
+    def cast(self, variable: relax.Var, dtype: str) -> relax.Var:
+        """A variable as another type of real numbers; those that hold whole numbers stay."""
+        own = str(variable.ty.dtype)
+        other = own.startswith(("float", "bfloat")) and own != dtype
+        return self.emit(relax.op.astype(variable, dtype)) if other else variable
 
     def weight(self, node: Node, name: str) -> np.ndarray:
         """The array of a node's weight."""
@@ -125,16 +198,29 @@ class Builder:
         return tuple(self.emit(relax.TupleGetItem(result, index)) for index in range(count))
 
     def lower(self, node: Node) -> None:
-        """Adds a node of the graph."""
+        """Adds a node of the graph; of a chain that a convolution takes with it, all of it with the last."""
         from detc.compiler.emit.tvm.lowerings import LOWERINGS
 
-        result = LOWERINGS[node.op](self, node)
+        if node.name in self._inner:
+            return
+        first = self._lasts[node.name].conv if node.name in self._lasts else node
+        result = LOWERINGS[first.op](self, first)
         for index, variable in enumerate((result,) if isinstance(result, relax.Var) else result):
-            self.variables[Value(node.name, index)] = variable
+            value = Value(node.name, index)
+            self.variables[value] = self.cast(variable, self.stored(value))
 
 
-def program(graph: Graph, weights: Weights, backend: Backend, *, batch: int, height: int, width: int) -> Program:
-    """The module for `batch` images of `height` x `width` pixels.
+def program(
+    graph: Graph,
+    weights: Weights,
+    backend: Backend,
+    *,
+    batch: int,
+    height: int,
+    width: int,
+    precision: Precision = "float32",
+) -> Program:
+    """The module for `batch` images of `height` x `width` pixels, whose layers store results in `precision`.
 
     `weights` maps every key of `graph.weights` to its array. Raises DiagnosticError where an op has no lowering.
     """
@@ -143,14 +229,15 @@ def program(graph: Graph, weights: Weights, backend: Backend, *, batch: int, hei
     graph = graph.view("predict")
     require_lowerings(graph, LOWERINGS, backend.name)
     whole = Static(graph, batch, height, width)
+    low = low_values(graph) if precision != "float32" else frozenset()
     block = relax.BlockBuilder()
     built = []
     for index, part in enumerate(parts(graph)):
-        b = Builder(block, Static(part.graph, batch, height, width), weights, backend)
-        inputs = {
-            name: _variable(name, b.static, Value(name), in_graph=v.node in graph.inputs)
-            for name, v in zip(part.graph.inputs, part.given, strict=True)
-        }
+        static = Static(part.graph, batch, height, width)
+        names = list(zip(part.graph.inputs, part.given, strict=True))
+        inner = {Value(name) for name, value in names if value in low} | {v for v in low if v.node in part.graph}
+        b = Builder(block, static, weights, backend, precision, frozenset(inner))
+        inputs = {name: _variable(name, b, Value(name), in_graph=v.node in graph.inputs) for name, v in names}
         with block.function(f"part_{index}"):
             with block.dataflow():
                 for (name, variable), value in zip(inputs.items(), part.given, strict=True):
@@ -163,9 +250,9 @@ def program(graph: Graph, weights: Weights, backend: Backend, *, batch: int, hei
         built.append((part, b, function))
 
     parameters = {name: array for _, b, _ in built for name, (_, array) in b.parameters.items()}
-    own = {name: relax.Var(name, relax.TensorType(array.shape, str(array.dtype))) for name, array in parameters.items()}
-    given = {name: _variable(name, whole, Value(name), in_graph=True) for name in graph.inputs}
+    own = {name: relax.Var(name, variable.ty) for _, b, _ in built for name, (variable, _) in b.parameters.items()}
     main = Builder(block, whole, weights, backend)
+    given = {name: _variable(name, main, Value(name), in_graph=True) for name in graph.inputs}
     main.variables |= {Value(name): variable for name, variable in given.items()}
     with block.function("main", [*given.values(), *own.values()]):
         for part, b, function in built:
@@ -177,20 +264,45 @@ def program(graph: Graph, weights: Weights, backend: Backend, *, batch: int, hei
         block.emit_func_output(block.emit(relax.Tuple(results)))
     functions = {"main": tuple(parameters)}
     functions |= {f"part_{index}": tuple(b.parameters) for index, (_, b, _) in enumerate(built)}
-    return Program(block.finalize(), parameters, functions, tuple(whole.outputs))
+    prepared = {name: made for name, made in parameters.items() if isinstance(made, Preparation)}
+    stored = {name: array for name, array in parameters.items() if isinstance(array, np.ndarray)}
+    stored |= {made.source: made.array for made in prepared.values()}
+    if prepared:
+        functions["prepare"] = _prepare(block, prepared)
+    return Program(block.finalize(), stored, functions, tuple(prepared), tuple(whole.outputs))
 
 
-def _variable(name: str, static: Static, value: Value, *, in_graph: bool) -> relax.Var:
+def _prepare(block: relax.BlockBuilder, prepared: Mapping[str, Preparation]) -> tuple[str, ...]:
+    """Adds the function that makes these parameters; the names of what it takes."""
+    sources = {made.source: made.array for made in prepared.values()}
+    given = {name: relax.Var(name, relax.TensorType(a.shape, str(a.dtype))) for name, a in sources.items()}
+    with block.function("prepare", list(given.values())):
+        made = [block.emit_te(each.function, given[each.source]) for each in prepared.values()]
+        block.emit_func_output(block.emit(relax.Tuple(made)))
+    return tuple(sources)
+
+
+def rounded(array: np.ndarray, precision: Precision) -> np.ndarray:
+    """An array float32 as it is stored: (...) float32, float16, or the upper half of the bits as uint16."""
+    if precision == "bfloat16":
+        bits = np.ascontiguousarray(array, np.float32).view(np.uint32)
+        # To the nearest, and of two to the one whose last bit is 0.
+        return ((bits + np.uint32(0x7FFF) + (bits >> 16 & 1)) >> 16).astype(np.uint16)
+    return array.astype(precision)
+
+
+def _variable(name: str, b: Builder, value: Value, *, in_graph: bool) -> relax.Var:
     """A function's input, as it lies in the graph or in memory."""
-    shape = static.shape(value)
+    shape = b.shape(value)
     if len(shape) == 4 and not in_graph:
         shape = (shape[0], *shape[2:], shape[1])
-    return relax.Var(name, relax.TensorType(shape, static.graph.type_of(value).dtype))
+    dtype = b.static.graph.type_of(value).dtype
+    return relax.Var(name, relax.TensorType(shape, b.stored(value) if dtype == "float32" else dtype))
 
 
 def _is_read(graph: Graph, name: str) -> bool:
-    """Whether anything looks at an input's values: `decode_delta` does not look at those of the image."""
-    return any(node.op != "decode_delta" or Value(name) != node.operands[2] for node in graph.users(name))
+    """Whether anything looks at an input's values, and not only at its size."""
+    return any(Value(name) in reads(node) for node in graph.users(name))
 
 
 def _variables(b: Builder) -> Iterable[relax.Var]:
@@ -212,3 +324,35 @@ def rows(x: te.Tensor, index: te.Tensor) -> te.Tensor:
     if len(x.shape) == 2:
         return te.compute((n, count, x.shape[1]), lambda i, j, d: x[index[i, j], d], name="rows")
     return te.compute((n, count, x.shape[2]), lambda i, j, d: x[i, index[i, j], d], name="rows")
+
+
+def nearest(x: te.Tensor, height: int, width: int) -> te.Tensor:
+    """x (N, h, w, C) at another size, by whole-number division, which is exact at any ratio (as TVM's own resize is
+    not)."""
+    n, h, w, channels = (int(d) for d in x.shape)
+    return te.compute(
+        (n, height, width, channels), lambda i, y, v, c: x[i, y * h // height, v * w // width, c], name="nearest"
+    )
+
+
+def real(stored: Any, *index: Any) -> Any:
+    """An element float32 of an array that `rounded` may have rounded."""
+    value = stored[index]
+    if str(stored.dtype) == "uint16":
+        return tirx.reinterpret("float32", tirx.Cast("uint32", value) << tirx.const(16, "uint32"))
+    return value if str(stored.dtype) == "float32" else tirx.Cast("float32", value)
+
+
+def finished(b: Builder, x: relax.Var, epilogue: Epilogue) -> relax.Var:
+    """A convolution's results (N, H, W, C) with what follows it, by operators of their own, which are fused later."""
+    if epilogue.bias is not None:
+        x = b.emit(relax.op.add(x, epilogue.bias))
+    if epilogue.residual is not None:
+        other = epilogue.residual
+        _, height, width, channels = (int(d) for d in x.ty.shape)
+        if [int(d) for d in other.ty.shape] != [int(x.ty.shape[0]), height, width, channels]:
+            other = b.compute(nearest, other, height, width)
+        x = b.emit(relax.op.add(x, b.cast(other, "float32")))
+    if epilogue.relu:
+        x = b.emit(relax.op.nn.relu(x))
+    return b.cast(x, epilogue.dtype)

@@ -129,7 +129,7 @@ def on_cpu(
                                         pixel = feature[which][
                                             image, first[1, y] + v, first[0, x] + u, part * together + place
                                         ]
-                                        total[place] = total[place] + weight * pixel
+                                        total[place] = total[place] + weight * T.Cast("float32", pixel)
                             for vector in range(vectors):
                                 with T.vectorized(0, width) as lane:
                                     place = vector * width + lane
