@@ -6,14 +6,16 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from built_kernels import compiled, computed
+import tvm
+from built_kernels import compiled, computed, this_processor
 from small_graphs import Small
 
 from detc.compiler.emit.precision import low_values
-from detc.compiler.emit.tvm import winograd
+from detc.compiler.emit.tvm import pairs, winograd
 from detc.compiler.emit.tvm.build import build_llvm
 from detc.compiler.emit.tvm.fusion import chains
 from detc.compiler.emit.tvm.module import rounded
+from detc.compiler.emit.tvm.pairs import Strips
 from detc.compiler.emit.tvm.winograd import Plan, Scheme
 from detc.compiler.graph import Value
 
@@ -155,6 +157,44 @@ def test_rounded_layers_agree_within_their_digits(precision: str, digits: float,
     for name, expected in small.expected(graph).items():
         off = abs(found[name] - expected).max() / abs(expected).max()
         assert digits / 200 < off < digits, f"{name} is off by {off}"
+
+
+# Rows of one strip and of several, the last moved back; output channels that end within a vector; a stride over padded
+# rows, and a dilation.
+@pytest.mark.parametrize(("size", "out", "kernel", "stride", "dilation"), [
+    ((2, 5, 7, 16), 32, 1, 1, 1),
+    ((1, 9, 23, 6), 20, 3, 2, 1),
+    ((1, 12, 9, 32), 70, 3, 1, 2),
+])  # fmt: skip
+def test_convolutions_by_pairs(size: tuple[int, ...], out: int, kernel: int, stride: int, dilation: int) -> None:
+    if pairs.FEATURE not in tvm.target.codegen.llvm_get_cpu_features(this_processor()):
+        pytest.xfail("this processor does not add products of pairs of bfloat16: its code is tested, and not run")
+    rng = np.random.default_rng(0)
+    x, weight = (
+        rounded(rng.standard_normal(shape).astype(np.float32), "bfloat16")
+        for shape in (size, (out, size[3], kernel, kernel))
+    )
+    image, kernels = (torch.from_numpy(bits.astype(np.int32) << 16).view(torch.float32) for bits in (x, weight))
+    expected = F.conv2d(image.permute(0, 3, 1, 2), kernels, stride=stride, dilation=dilation).permute(0, 2, 3, 1)
+    shape = tuple(expected.shape)
+    strips = Strips.of(shape[0] * shape[1], shape[2], 5, -(-out // 32))
+
+    def whole(x, weight):
+        packed = pairs.pack(weight, 32)
+        args = ([], lambda value, *_: value, shape, (stride,) * 2, (dilation,) * 2, strips, "float32")
+        return pairs.conv(x, packed, *args)
+
+    np.testing.assert_allclose(computed(whole, x, weight), expected, atol=2e-6 * expected.abs().max())
+
+
+def test_a_processor_that_adds_pairs_does_so() -> None:
+    small, outputs = pyramid()
+    graph = small.graph(**outputs)
+    size = {"batch": 2, "height": 16, "width": 24, "precision": "bfloat16"}
+    able, unable = (build_llvm(graph, small.arrays, **size, arch=arch) for arch in ("cooperlake", "skylake-avx512"))
+    assert "avx512bf16" in able.features
+    assert any(".pairs" in name for name in able.prepared)
+    assert not any(".pairs" in name for name in unable.prepared)
 
 
 def test_weights_are_stored_once_as_they_are_rounded() -> None:

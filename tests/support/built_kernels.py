@@ -30,9 +30,14 @@ def compiled(small: Small, graph: Graph, **options: str | None) -> dict[str, np.
     return run(kernels, small.image.numpy())
 
 
+def this_processor() -> tvm.target.Target:
+    """This machine, as a target."""
+    return tvm.target.Target({"kind": "llvm", "mcpu": tvm.target.codegen.llvm_get_system_cpu()})
+
+
 def computed(function: Callable[..., te.Tensor], *arrays: np.ndarray) -> np.ndarray:
     """A tensor expression of arrays, on this processor."""
-    target = tvm.target.Target({"kind": "llvm", "mcpu": tvm.target.codegen.llvm_get_system_cpu()})
+    target = this_processor()
     block = relax.BlockBuilder()
     given = [relax.Var(f"x{i}", relax.TensorType(a.shape, str(a.dtype))) for i, a in enumerate(arrays)]
     with block.function("main", given):

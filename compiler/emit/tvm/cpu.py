@@ -17,8 +17,8 @@ import tvm
 from tvm import relax, te, tirx, topi
 from tvm.s_tir import Schedule
 
-from detc.compiler.emit.tvm import regions, suppress, winograd
-from detc.compiler.emit.tvm.module import OPAQUE, Builder, Epilogue, Kernel, finished, real
+from detc.compiler.emit.tvm import pairs, regions, suppress, winograd
+from detc.compiler.emit.tvm.module import OPAQUE, Builder, Epilogue, Finish, Kernel, finished, real
 
 # The blocks that the schedules below look for.
 _CONV, _DENSE = "packed_conv", "packed_dense"
@@ -79,12 +79,17 @@ class Cpu:
     """The backend of `--target llvm`."""
 
     registers: Registers
+    # Whether it adds products of pairs of bfloat16.
+    pairs: bool = False
     name = "llvm"
+    bfloat16 = "uint16"
 
     def conv(self, b: Builder, x: relax.Var, kernel: Kernel, shape: tuple[int, ...], epilogue: Epilogue) -> relax.Var:
         plan = self._plan(x, kernel)
         if plan is not None:
             return self._winograd(b, x, kernel, shape, epilogue, plan)
+        if self.pairs and str(x.ty.dtype) == "uint16" and kernel.groups == 1 and kernel.weight.shape[1] % 2 == 0:
+            return self._pairs(b, x, kernel, shape, epilogue)
         tile = self.registers.channels(shape[1], kernel.groups)
         packed = b.prepared(f"{kernel.name}.by{tile}", kernel.name, kernel.weight, lambda w: pack(w, tile))
         columns = self.registers.columns(tile, shape[3])
@@ -111,14 +116,30 @@ class Cpu:
     ) -> relax.Var:
         name = f"{kernel.name}.F{plan.scheme.m}by{plan.channels}"
         packed = b.prepared(name, kernel.name, kernel.weight, lambda w: winograd.pack(w, plan))
-        others = [other for other in (epilogue.bias, epilogue.residual) if other is not None]
 
         def emitted(x: te.Tensor, packed: te.Tensor, *others: te.Tensor) -> te.Tensor:
             finish = finishing(epilogue, shape)
             lanes = self.registers.lanes
             return winograd.conv(x, packed, others, finish, kernel.padding, shape[1], plan, lanes, epilogue.dtype)
 
-        return b.compute(emitted, x, packed, *others, **OPAQUE)
+        return b.compute(emitted, x, packed, *others_of(epilogue), **OPAQUE)
+
+    def _pairs(self, b: Builder, x: relax.Var, kernel: Kernel, shape: tuple[int, ...], epilogue: Epilogue) -> relax.Var:
+        channels = self.registers.channels(shape[1], 1)
+        name = f"{kernel.name}.pairs{channels}"
+        packed = b.prepared(name, kernel.name, kernel.weight, lambda w: pairs.pack(w, channels))
+        if any(kernel.padding):
+            x = b.compute(topi.nn.pad, x, [0, *kernel.padding, 0], [0, *kernel.padding, 0])
+        n, out, height, width = shape
+        blocks = -(-out // channels)
+        strips = pairs.Strips.of(n * height, width, self.registers.columns(channels, width), blocks)
+
+        def emitted(x: te.Tensor, packed: te.Tensor, *others: te.Tensor) -> te.Tensor:
+            finish = finishing(epilogue, shape)
+            size = (n, height, width, out)
+            return pairs.conv(x, packed, others, finish, size, kernel.stride, kernel.dilation, strips, epilogue.dtype)
+
+        return b.compute(emitted, x, packed, *others_of(epilogue), **OPAQUE)
 
     def dense(self, b: Builder, x: relax.Var, name: str, weight: np.ndarray) -> relax.Var:
         tile = self.registers.channels(len(weight), 1)
@@ -162,7 +183,12 @@ def _present(weight: te.Tensor, out: int, o: Any, *rest: Any) -> Any:
     return tirx.if_then_else(o < out, real(weight, o, *rest), tirx.const(0.0, "float32"))
 
 
-def finishing(epilogue: Epilogue, shape: tuple[int, ...]) -> winograd.Finish:
+def others_of(epilogue: Epilogue) -> list[relax.Var]:
+    """What an epilogue adds, in the order in which `finishing` takes it."""
+    return [other for other in (epilogue.bias, epilogue.residual) if other is not None]
+
+
+def finishing(epilogue: Epilogue, shape: tuple[int, ...]) -> Finish:
     """An epilogue of results of this shape, (N, C, H, W), as an expression of each."""
 
     def finish(value: Any, others: Sequence[Any], place: tuple[Any, Any, Any], channel: Any) -> Any:
@@ -173,8 +199,7 @@ def finishing(epilogue: Epilogue, shape: tuple[int, ...]) -> winograd.Finish:
             image, y, v = place
             (other,) = rest
             _, height, width, _ = (int(d) for d in other.shape)
-            pixel = other[image, y * height // shape[2], v * width // shape[3], channel]
-            value = value + tirx.Cast("float32", pixel)
+            value = value + real(other, image, y * height // shape[2], v * width // shape[3], channel)
         return te.max(value, tirx.const(0.0, "float32")) if epilogue.relu else value
 
     return finish

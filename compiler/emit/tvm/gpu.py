@@ -17,6 +17,7 @@ class Gpu:
     """The backend of `--target cuda`."""
 
     name = "cuda"
+    bfloat16 = "bfloat16"
 
     def conv(self, b: Builder, x: relax.Var, kernel: Kernel, shape: tuple[int, ...], epilogue: Epilogue) -> relax.Var:
         weight = b.parameter(kernel.name, kernel.weight.transpose(0, 2, 3, 1))

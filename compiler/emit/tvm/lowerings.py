@@ -224,7 +224,7 @@ def _max_pool(b: Builder, node: Node) -> relax.Var:
     a = node.attrs
     return b.emit(
         relax.op.nn.max_pool2d(
-            _moved(b, node),
+            *_inputs(b, node),
             pool_size=pair(a["kernel"]),
             strides=pair(a["stride"]),
             padding=pair(a["padding"]) * 2,

@@ -32,9 +32,11 @@ OPAQUE = {"op_pattern": 8, "tirx.is_scheduled": True}
 
 
 class Backend(Protocol):
-    """What differs between targets."""
+    """What differs between targets. Values of bfloat16 have the type `bfloat16` in memory: on some, that of their bits,
+    uint16."""
 
     name: str
+    bfloat16: str
 
     def conv(self, b: Builder, x: relax.Var, kernel: Kernel, shape: tuple[int, ...], epilogue: Epilogue) -> relax.Var:
         """The convolution of x (N, H, W, C) and what follows it: of this shape, (N, C, H, W)."""
@@ -76,16 +78,21 @@ class Kernel:
     groups: int = 1
 
 
+# What is done to a result before it is stored, by the tensors given beside the weights, the place (image, row, column)
+# and the output channel.
+Finish = Callable[[Any, Sequence[Any], tuple[Any, Any, Any], Any], Any]
+
+
 @dataclass(frozen=True)
 class Epilogue:
     """What is done to a convolution's results before they are stored: a bias (C,) float32 and another feature (N, h, w,
     C) are added, the latter enlarged (nearest) where it is smaller, negative results become 0, and all are stored as
-    `dtype`."""
+    `dtype`, a type in memory."""
 
     bias: relax.Var | None = None
     residual: relax.Var | None = None
     relu: bool = False
-    dtype: Precision = "float32"
+    dtype: str = "float32"
 
 
 @dataclass(frozen=True)
@@ -166,19 +173,26 @@ class Builder:
             self.parameters[name] = (variable, Preparation(source, stored, function))
         return self.parameters[name][0]
 
-    def stored(self, value: Value) -> Precision:
-        """How a value of float32 is stored."""
-        return self.precision if value in self.low else "float32"
+    def stored(self, value: Value) -> str:
+        """The type in memory of a value of float32."""
+        if value not in self.low:
+            return "float32"
+        return self.backend.bfloat16 if self.precision == "bfloat16" else self.precision
 
-    def read(self, value: Value, dtype: Precision = "float32") -> relax.Var:
+    def read(self, value: Value, dtype: str = "float32") -> relax.Var:
         """The variable of a value, as `dtype` where it is stored otherwise."""
         return self.cast(self.variables[value], dtype)
 
     def cast(self, variable: relax.Var, dtype: str) -> relax.Var:
-        """A variable as another type of real numbers; those that hold whole numbers stay."""
+        """A variable as another type of real numbers in memory; those that hold whole numbers stay."""
         own = str(variable.ty.dtype)
-        other = own.startswith(("float", "bfloat")) and own != dtype
-        return self.emit(relax.op.astype(variable, dtype)) if other else variable
+        if own == dtype or own in ("int64", "bool"):
+            return variable
+
+        def convert(x: te.Tensor) -> te.Tensor:
+            return te.compute(x.shape, lambda *index: as_stored(real(x, *index), dtype), name="cast")
+
+        return self.compute(convert, variable)
 
     def weight(self, node: Node, name: str) -> np.ndarray:
         """The array of a node's weight."""
@@ -336,11 +350,22 @@ def nearest(x: te.Tensor, height: int, width: int) -> te.Tensor:
 
 
 def real(stored: Any, *index: Any) -> Any:
-    """An element float32 of an array that `rounded` may have rounded."""
+    """An element of an array of real numbers in memory, as float32."""
     value = stored[index]
     if str(stored.dtype) == "uint16":
         return tirx.reinterpret("float32", tirx.Cast("uint32", value) << tirx.const(16, "uint32"))
     return value if str(stored.dtype) == "float32" else tirx.Cast("float32", value)
+
+
+def as_stored(value: Any, dtype: str) -> Any:
+    """A float32 as it is kept in memory, where uint16 stands for the bits of a bfloat16: as `rounded` rounds."""
+    if dtype != "uint16":
+        return value if dtype == "float32" else tirx.Cast(dtype, value)
+    bits = tirx.reinterpret("uint32", value)
+    last = (bits >> tirx.const(16, "uint32")) & tirx.const(1, "uint32")
+    upper = (bits + (last + tirx.const(0x7FFF, "uint32"))) >> tirx.const(16, "uint32")
+    # What is no number stays none: rounding its bits could make it one.
+    return tirx.Cast("uint16", tirx.Select(tirx.isnan(value), tirx.const(0x7FC0, "uint32"), upper))
 
 
 def finished(b: Builder, x: relax.Var, epilogue: Epilogue) -> relax.Var:

@@ -16,6 +16,7 @@ from tvm import te, tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
+from detc.compiler.emit.tvm.module import real
 from detc.compiler.emit.tvm.own import CudaKernel
 
 # Levels that the CUDA kernel takes.
@@ -126,10 +127,8 @@ def on_cpu(
                                 for vector in range(vectors):
                                     with T.vectorized(0, width) as lane:
                                         place = vector * width + lane
-                                        pixel = feature[which][
-                                            image, first[1, y] + v, first[0, x] + u, part * together + place
-                                        ]
-                                        total[place] = total[place] + weight * T.Cast("float32", pixel)
+                                        where = (image, first[1, y] + v, first[0, x] + u, part * together + place)
+                                        total[place] = total[place] + weight * real(feature[which], *where)
                             for vector in range(vectors):
                                 with T.vectorized(0, width) as lane:
                                     place = vector * width + lane

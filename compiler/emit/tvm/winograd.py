@@ -12,7 +12,7 @@ the convolution applied before they are stored.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
@@ -23,7 +23,7 @@ from tvm import te, tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
-from detc.compiler.emit.tvm.module import real
+from detc.compiler.emit.tvm.module import Finish, as_stored, real
 
 Matrix = tuple[tuple[Fraction, ...], ...]
 
@@ -90,10 +90,6 @@ class Plan:
     parts: int
     channels: int
 
-
-# What is done to a value before it is stored, by the tensors given beside the weights, the place (image, row, column)
-# and the output channel.
-Finish = Callable[[Any, Sequence[Any], tuple[Any, Any, Any], Any], Any]
 
 # Costs in multiply-adds at full speed, as measured on processors with 512-bit vectors: a pixel or a product
 # transformed, by m; a weight read, however few tiles it serves, and of that what the tiles do not hide.
@@ -256,8 +252,7 @@ class _Conv:
 
         def load(i: int, j: int) -> None:
             with T.vectorized(0, lanes) as lane:
-                value = pixels[image, top + i, left + j, vector * lanes + lane]
-                pixel[i, j, lane] = T.Cast("float32", value)
+                pixel[i, j, lane] = real(pixels, image, top + i, left + j, vector * lanes + lane)
 
         whole = tirx.all(top >= 0, left >= 0, top + side <= self.height, left + side <= self.width)
         with T.If(whole):
@@ -328,10 +323,10 @@ class _Conv:
             with T.If(first + lanes <= out):
                 with T.Then(), T.vectorized(0, lanes) as lane:
                     value = self.finish(found[i, j, lane], others, where, first + lane)
-                    results[(*where, first + lane)] = T.Cast(self.dtype, value)
+                    results[(*where, first + lane)] = as_stored(value, self.dtype)
                 with T.Else(), T.serial(0, lanes) as lane, T.If(first + lane < out), T.Then():
                     value = self.finish(found[i, j, lane], others, where, first + lane)
-                    results[(*where, first + lane)] = T.Cast(self.dtype, value)
+                    results[(*where, first + lane)] = as_stored(value, self.dtype)
 
         with T.If(tirx.all(y + m <= oh, v + m <= ow)):
             with T.Then():
