@@ -1,6 +1,9 @@
 """What convolutions of `--target llvm` take with them, how they are divided, and what they store."""
 
+import ctypes
+import subprocess
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +14,7 @@ from built_kernels import compiled, computed, this_processor
 from small_graphs import Small
 
 from detc.compiler.emit.precision import low_values
-from detc.compiler.emit.tvm import pairs, winograd
+from detc.compiler.emit.tvm import pairs, tiles, winograd
 from detc.compiler.emit.tvm.build import build_llvm
 from detc.compiler.emit.tvm.fusion import chains
 from detc.compiler.emit.tvm.module import rounded
@@ -159,6 +162,20 @@ def test_rounded_layers_agree_within_their_digits(precision: str, digits: float,
         assert digits / 200 < off < digits, f"{name} is off by {off}"
 
 
+def of_bits(
+    size: tuple[int, ...], out: int, kernel: int, stride: int, dilation: int
+) -> tuple[np.ndarray, np.ndarray, torch.Tensor]:
+    """Pixels (N, H, W, I) and weights (O, I, K, K) as bits of bfloat16, and their convolution."""
+    rng = np.random.default_rng(0)
+    x, weight = (
+        rounded(rng.standard_normal(shape).astype(np.float32), "bfloat16")
+        for shape in (size, (out, size[3], kernel, kernel))
+    )
+    image, kernels = (torch.from_numpy(bits.astype(np.int32) << 16).view(torch.float32) for bits in (x, weight))
+    expected = F.conv2d(image.permute(0, 3, 1, 2), kernels, stride=stride, dilation=dilation)
+    return x, weight, expected.permute(0, 2, 3, 1)
+
+
 # Rows of one strip and of several, the last moved back; output channels that end within a vector; a stride over padded
 # rows, and a dilation.
 @pytest.mark.parametrize(("size", "out", "kernel", "stride", "dilation"), [
@@ -169,13 +186,7 @@ def test_rounded_layers_agree_within_their_digits(precision: str, digits: float,
 def test_convolutions_by_pairs(size: tuple[int, ...], out: int, kernel: int, stride: int, dilation: int) -> None:
     if pairs.FEATURE not in tvm.target.codegen.llvm_get_cpu_features(this_processor()):
         pytest.xfail("this processor does not add products of pairs of bfloat16: its code is tested, and not run")
-    rng = np.random.default_rng(0)
-    x, weight = (
-        rounded(rng.standard_normal(shape).astype(np.float32), "bfloat16")
-        for shape in (size, (out, size[3], kernel, kernel))
-    )
-    image, kernels = (torch.from_numpy(bits.astype(np.int32) << 16).view(torch.float32) for bits in (x, weight))
-    expected = F.conv2d(image.permute(0, 3, 1, 2), kernels, stride=stride, dilation=dilation).permute(0, 2, 3, 1)
+    x, weight, expected = of_bits(size, out, kernel, stride, dilation)
     shape = tuple(expected.shape)
     strips = Strips.of(shape[0] * shape[1], shape[2], 5, -(-out // 32))
 
@@ -185,6 +196,53 @@ def test_convolutions_by_pairs(size: tuple[int, ...], out: int, kernel: int, str
         return pairs.conv(x, packed, *args)
 
     np.testing.assert_allclose(computed(whole, x, weight), expected, atol=2e-6 * expected.abs().max())
+
+
+@pytest.fixture(scope="module")
+def tile_registers(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    """Tile registers in memory, whose functions every library loaded later finds."""
+    library = tmp_path_factory.mktemp("tiles") / "registers.so"
+    source = Path(__file__).parents[1] / "support" / "tile_registers.c"
+    subprocess.run(["gcc", "-O2", "-Wall", "-Werror", "-shared", "-fPIC", "-o", str(library), str(source)], check=True)
+    return ctypes.CDLL(str(library), ctypes.RTLD_GLOBAL)
+
+
+# Tiles that end with a row and are moved back into it, rows shorter than a tile, an odd number of tiles, all pixels as
+# one row; output channels that end within a tile; a stride over padded rows, and a dilation.
+@pytest.mark.parametrize(("size", "out", "kernel", "stride", "dilation"), [
+    ((2, 5, 7, 32), 36, 1, 1, 1),
+    ((1, 9, 47, 64), 20, 3, 2, 1),
+    ((2, 12, 9, 32), 70, 3, 1, 2),
+    ((1, 1, 3, 32), 16, 1, 1, 1),
+])  # fmt: skip
+def test_convolutions_by_tiles_of_bfloat16(
+    tile_registers: ctypes.CDLL, size: tuple[int, ...], out: int, kernel: int, stride: int, dilation: int
+) -> None:
+    x, weight, expected = of_bits(size, out, kernel, stride, dilation)
+    geometry = tiles.Geometry(tuple(expected.shape), (kernel,) * 2, (stride,) * 2, (dilation,) * 2)
+
+    def whole(x, weight):
+        return tiles.conv(
+            x, tiles.pack(weight), [], lambda value, *_: value, geometry, "float32", instructions="; none"
+        )
+
+    np.testing.assert_allclose(computed(whole, x, weight), expected, atol=2e-6 * expected.abs().max())
+
+
+def test_a_processor_that_has_tiles_uses_them(tmp_path: Path) -> None:
+    small = Small(16, 24, batch=2)
+    wide = small.conv(small.add("relu", small.conv(Value("image"), 64, 3)), 64, 3)
+    graph = small.graph(boxes=wide)
+    size = {"batch": 2, "height": 16, "width": 24, "arch": "sapphirerapids"}
+    low, single = (build_llvm(graph, small.arrays, **size, precision=p) for p in ("bfloat16", "float32"))
+    assert [name for name in low.prepared if name.endswith(".tiles")]
+    assert "amx-bf16" in low.features
+    assert not any(name.endswith(".tiles") for name in single.prepared)
+    assert not any(feature.startswith("amx") for feature in single.features)
+    (tmp_path / "kernels.so").write_bytes(low.library)
+    command = ["objdump", "-d", "--no-show-raw-insn", str(tmp_path / "kernels.so")]
+    code = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert {"ldtilecfg", "tileloadd", "tdpbf16ps", "tilestored", "tilerelease"} <= set(code.split())
 
 
 def test_a_processor_that_adds_pairs_does_so() -> None:

@@ -13,7 +13,7 @@ import tvm
 from tvm import relax, tirx
 
 from detc.compiler.emit.precision import Precision
-from detc.compiler.emit.tvm import cuda, pairs
+from detc.compiler.emit.tvm import cuda
 from detc.compiler.emit.tvm.cpu import Cpu, Registers, schedule
 from detc.compiler.emit.tvm.gpu import Gpu
 from detc.compiler.emit.tvm.module import Program, program
@@ -67,10 +67,12 @@ def build_llvm(
     target = tvm.target.Target({"kind": "llvm", "mcpu": arch})
     registers = Registers.of(target)
     size = {"batch": batch, "height": height, "width": width}
-    supported = codegen.llvm_get_cpu_features(target)
-    emitted = program(graph, weights, Cpu(registers, pairs.FEATURE in supported), **size, precision=precision)
+    supported = frozenset(map(str, codegen.llvm_get_cpu_features(target)))
+    emitted = program(graph, weights, Cpu(registers, supported), **size, precision=precision)
     executable = tvm.compile(lowered(emitted.module, target, registers), target=target)
-    features = tuple(sorted(f for f in supported if f.startswith("avx") or f == "fma"))
+    # Tiles are for bfloat16 alone; and some virtual machines have the processor without them.
+    needed = ("avx", "amx") if precision == "bfloat16" else ("avx",)
+    features = tuple(sorted(f for f in supported if f.startswith(needed) or f == "fma"))
     return _kernels(emitted, _linked(executable), "llvm", precision, arch, features)
 
 

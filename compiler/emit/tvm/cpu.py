@@ -17,7 +17,7 @@ import tvm
 from tvm import relax, te, tirx, topi
 from tvm.s_tir import Schedule
 
-from detc.compiler.emit.tvm import pairs, regions, suppress, winograd
+from detc.compiler.emit.tvm import pairs, regions, suppress, tiles, winograd
 from detc.compiler.emit.tvm.module import OPAQUE, Builder, Epilogue, Finish, Kernel, finished, real
 
 # The blocks that the schedules below look for.
@@ -79,16 +79,19 @@ class Cpu:
     """The backend of `--target llvm`."""
 
     registers: Registers
-    # Whether it adds products of pairs of bfloat16.
-    pairs: bool = False
+    features: frozenset[str] = frozenset()
     name = "llvm"
     bfloat16 = "uint16"
 
     def conv(self, b: Builder, x: relax.Var, kernel: Kernel, shape: tuple[int, ...], epilogue: Epilogue) -> relax.Var:
+        inputs = kernel.weight.shape[1]
+        whole_pairs = str(x.ty.dtype) == "uint16" and kernel.groups == 1
+        if tiles.FEATURE in self.features and whole_pairs and inputs % tiles.DEPTH == 0:
+            return self._tiles(b, x, kernel, shape, epilogue)
         plan = self._plan(x, kernel)
         if plan is not None:
             return self._winograd(b, x, kernel, shape, epilogue, plan)
-        if self.pairs and str(x.ty.dtype) == "uint16" and kernel.groups == 1 and kernel.weight.shape[1] % 2 == 0:
+        if pairs.FEATURE in self.features and whole_pairs and inputs % 2 == 0:
             return self._pairs(b, x, kernel, shape, epilogue)
         tile = self.registers.channels(shape[1], kernel.groups)
         packed = b.prepared(f"{kernel.name}.by{tile}", kernel.name, kernel.weight, lambda w: pack(w, tile))
@@ -128,8 +131,6 @@ class Cpu:
         channels = self.registers.channels(shape[1], 1)
         name = f"{kernel.name}.pairs{channels}"
         packed = b.prepared(name, kernel.name, kernel.weight, lambda w: pairs.pack(w, channels))
-        if any(kernel.padding):
-            x = b.compute(topi.nn.pad, x, [0, *kernel.padding, 0], [0, *kernel.padding, 0])
         n, out, height, width = shape
         blocks = -(-out // channels)
         strips = pairs.Strips.of(n * height, width, self.registers.columns(channels, width), blocks)
@@ -139,7 +140,18 @@ class Cpu:
             size = (n, height, width, out)
             return pairs.conv(x, packed, others, finish, size, kernel.stride, kernel.dilation, strips, epilogue.dtype)
 
-        return b.compute(emitted, x, packed, *others_of(epilogue), **OPAQUE)
+        return b.compute(emitted, _padded(b, x, kernel), packed, *others_of(epilogue), **OPAQUE)
+
+    def _tiles(self, b: Builder, x: relax.Var, kernel: Kernel, shape: tuple[int, ...], epilogue: Epilogue) -> relax.Var:
+        packed = b.prepared(f"{kernel.name}.tiles", kernel.name, kernel.weight, tiles.pack)
+        n, out, height, width = shape
+        sides = kernel.weight.shape[2], kernel.weight.shape[3]
+        geometry = tiles.Geometry((n, height, width, out), sides, kernel.stride, kernel.dilation)
+
+        def emitted(x: te.Tensor, packed: te.Tensor, *others: te.Tensor) -> te.Tensor:
+            return tiles.conv(x, packed, others, finishing(epilogue, shape), geometry, epilogue.dtype)
+
+        return b.compute(emitted, _padded(b, x, kernel), packed, *others_of(epilogue), **OPAQUE)
 
     def dense(self, b: Builder, x: relax.Var, name: str, weight: np.ndarray) -> relax.Var:
         tile = self.registers.channels(len(weight), 1)
@@ -181,6 +193,12 @@ def pack_rows(weight: te.Tensor, tile: int) -> te.Tensor:
 
 def _present(weight: te.Tensor, out: int, o: Any, *rest: Any) -> Any:
     return tirx.if_then_else(o < out, real(weight, o, *rest), tirx.const(0.0, "float32"))
+
+
+def _padded(b: Builder, x: relax.Var, kernel: Kernel) -> relax.Var:
+    """x (N, H, W, C) with zeros around it, as a convolution has them."""
+    edges = [0, *kernel.padding, 0]
+    return b.compute(topi.nn.pad, x, edges, edges) if any(edges) else x
 
 
 def others_of(epilogue: Epilogue) -> list[relax.Var]:
