@@ -17,7 +17,8 @@ from detc.compiler.frames import Frame
 from detc.compiler.graph import Call, Graph, Value, Values
 from detc.compiler.modules import Module
 from detc.compiler.overrides import configured
-from detc.compiler.primitives import Primitives
+from detc.compiler.pieces import Piece, given
+from detc.compiler.primitives import MAXIMUM_NODES, Primitives
 from detc.compiler.scope import (
     POISON,
     Bound,
@@ -84,10 +85,6 @@ def elaborate(module: Module, name: str) -> Elaborated:
 
 
 class Elaborator(Primitives):
-    def __init__(self, module: Module) -> None:
-        super().__init__(module)
-        self.calls: list[Call] = []
-
     # ---- a whole detector -------------------------------------------------------------------------------------------
 
     def run(self, name: str) -> Elaborated:
@@ -113,9 +110,20 @@ class Elaborator(Primitives):
     def _compiled(self, model: Closure, name: str, span: Span) -> tuple[Graph, tuple[Diagnostic, ...]]:
         """The graph of a model applied to an image, and the warnings about it."""
         key = identity(model), self.ambient.get("classes")
-        if key in self.module.graphs:
-            graph, warnings, _ = self.module.graphs[key]
-            return graph, warnings
+        if key not in self.module.graphs:
+            try:
+                graph = self._applied_to_image(model, name, span)
+                made: Any = graph, (*self.diagnostics, *settle.unused(graph)), model
+            except DiagnosticError as error:
+                made = None, tuple(error.diagnostics), model
+            # The model keeps alive what the key names by its id.
+            self.module.graphs[key] = made
+        graph, diagnostics, _ = self.module.graphs[key]
+        if graph is None:
+            raise DiagnosticError(diagnostics)
+        return graph, diagnostics
+
+    def _applied_to_image(self, model: Closure, name: str, span: Span) -> Graph:
         inputs = self._inputs(model)
         result: Any = POISON
         try:
@@ -126,11 +134,7 @@ class Elaborator(Primitives):
             pass
         if any(d.severity == "error" for d in self.diagnostics):
             raise DiagnosticError(self.diagnostics)
-        graph = verify(self._graph(name, result))
-        warnings = (*self.diagnostics, *settle.unused(graph))
-        # The model keeps alive what the key names by its id.
-        self.module.graphs[key] = graph, warnings, model
-        return graph, warnings
+        return verify(self._graph(name, result))
 
     def _inputs(self, model: Closure) -> dict[str, Bound]:
         """The graph's inputs, for those of a model. The first is the image, whatever it is called."""
@@ -217,31 +221,36 @@ class Elaborator(Primitives):
         forward = outputs(result)
         if forward:
             views["forward"] = forward
-        if self.losses:
+        if self.made.losses:
             views["train"] = {
                 loss: parts[()].value if () in parts else tuple(parts[i].value for i in sorted(parts))
-                for loss, parts in self.losses.items()
+                for loss, parts in self.made.losses.items()
             }
-        if self.predictions:
-            views["predict"] = self.predictions
+        if self.made.predictions:
+            views["predict"] = self.made.predictions
         truth = {f"truth_{k}": kind for k, kind in TRUTH.items()}
-        used = {v.node for n in self.nodes.values() for v in n.operands}
+        used = {v.node for n in self.made.nodes.values() for v in n.operands}
         always = {"image", "truth_boxes", "truth_labels"} if "train" in views else {"image"}
         inputs = {k: kind for k, kind in {**INPUTS, **truth}.items() if k in used | always}
-        settle.freeze(self.frozen, self.nodes, self.weights)
-        settle.tie(self.ties, self.weights)
-        settle.initialise(self.init_rules, self.nodes, self.weights)
-        return Graph(name, inputs, self.nodes, self.weights, views, tuple(self.calls), self._size_divisor())
+        settle.freeze(self.made.frozen, self.made.nodes, self.made.weights)
+        settle.tie(self.made.ties, self.made.weights)
+        settle.initialise(self.made.init_rules, self.made.nodes, self.made.weights)
+        made = self.made
+        return Graph(name, inputs, made.nodes, made.weights, views, tuple(made.calls), self._size_divisor())
 
     def _size_divisor(self) -> int:
         """What images are padded to multiples of: all sums fit, and something is left of every feature."""
         sizes = {
-            size for node in self.nodes.values() for kind in node.types if kind.is_feature for size in kind.shape[2:]
+            size
+            for node in self.made.nodes.values()
+            for kind in node.types
+            if kind.is_feature
+            for size in kind.shape[2:]
         }
-        divisor = self.divisor
+        divisor = self.made.divisor
         while any(dims.evaluate(size, 1, divisor, divisor) < 1 for size in sizes):
             if divisor > MAXIMUM_DIVISOR:
-                [node, *_] = self.nodes.values()
+                [node, *_] = self.made.nodes.values()
                 raise DiagnosticError(
                     types.SIZE_MISMATCH.at(
                         node.origins[-1], f"images of {divisor} pixels still leave nothing of some features"
@@ -326,6 +335,46 @@ class Elaborator(Primitives):
         outer = frame.call if isinstance(frame.call, Application) else None
         path = outer.join(label or "") if outer is not None else label or ""
         application = Application(path, closure.name, span, outer, 0 if outer is None else outer.depth + 1)
+        if outer is None:
+            return self._expanded(closure, application, bool(label))
+        return self._piece(closure, application, bool(label))
+
+    def _piece(self, closure: Closure, application: Application, labelled: bool) -> Any:
+        """Apply a component inside another: what doing so added before is added again, if nothing that has a part in it
+        differs."""
+        tensors: dict[Value, Tensor] = {}
+        fed = tuple((name, given(bound.value, tensors)) for name, bound in closure.inputs.items())
+        # Without a label, names depend on what else is in the same scope.
+        place = None if labelled else application.path
+        key = identity(closure), fed, place, application.depth, self._depth, self.view, self.ambient.get("classes")
+        uses = tuple(span for _, span in application.spans())
+        inputs = tuple(tensors.values())
+        around = self.made
+        known = self.module.pieces.get(key)
+        if known is not None:
+            piece = known.at(application.path, uses, inputs)
+            if piece.fits(around, MAXIMUM_NODES):
+                around.add(piece.made)
+                self.steps += piece.steps
+                return piece.result
+        made = self.made = around.piece()
+        steps = self.steps
+        try:
+            result = self._expanded(closure, application, labelled)
+            if known is None and not self.diagnostics:
+                new = Piece.of(closure, application.path, uses, inputs, result, self.steps - steps, made, around)
+                if new is not None:
+                    self.module.pieces[key] = new
+        finally:
+            # What was made before a failure remains, for what comes after it.
+            self.made = around
+            around.add(made)
+        return result
+
+    def _expanded(self, closure: Closure, application: Application, labelled: bool) -> Any:
+        """Run the body of a component."""
+        declaration, path, span = closure.declaration, application.path, application.span
+        assert isinstance(declaration, t.Component)
         inner = Frame(closure.module, application)
         with self.deeper(span, closure.name):
             inner.variables.update(self.parameters(closure, span))
@@ -351,6 +400,7 @@ class Elaborator(Primitives):
                     replace(d, kind=types.NO_RESULT, labels=(Label(declaration.span, ""), *d.labels))
                     for d in error.diagnostics
                 ) from None
-        if label:
-            self.calls.append(Call(path, closure.name, declaration.kind, tuple(leaves(result)), span, declaration.doc))
+        if labelled:
+            values = tuple(leaves(result))
+            self.made.calls.append(Call(path, closure.name, declaration.kind, values, span, declaration.doc))
         return result

@@ -31,9 +31,13 @@ class Module:
     # What the typing rules of this file's primitives gave, by declaration, attributes and input types: a detector
     # applies the same convolution to the same feature type many times, and the detectors of a file share most.
     inferred: dict[Any, Any] = field(default_factory=dict, repr=False)
-    # The graphs, warnings and models of its detectors, by model and number of classes: many rows of a table differ in
-    # nothing else than data or schedule.
+    # Its detectors before they are elaborated, and those they are variants of, by declaration.
+    values: dict[Any, Any] = field(default_factory=dict, repr=False)
+    # The graphs (None where there are mistakes), diagnostics and models of its detectors, by model and class count:
+    # many rows of a table differ in nothing else than data or schedule.
     graphs: dict[Any, Any] = field(default_factory=dict, repr=False)
+    # Pieces of those graphs: what components added, by component and types of the inputs.
+    pieces: dict[Any, Any] = field(default_factory=dict, repr=False)
     # Whether some of its text could not be parsed, so that it may declare more than is known.
     incomplete: bool = False
 

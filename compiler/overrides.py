@@ -29,6 +29,12 @@ class Overrides(Parameters):
 
     def detector(self, declaration: t.Detector, module: Module) -> DetectorValue:
         """The detector's model and fields, its overrides applied."""
+        known: dict[t.Detector, DetectorValue] = self.module.values
+        if declaration not in known:
+            known[declaration] = self._detector(declaration, module)
+        return known[declaration]
+
+    def _detector(self, declaration: t.Detector, module: Module) -> DetectorValue:
         frame = Frame(module)
         if declaration.base is not None:
             base = self.evaluate(frame, declaration.base)

@@ -54,17 +54,10 @@ class _OpFrame:
 
 
 class Primitives(Statements):
-    """The nodes and weights so far."""
+    """Nodes and weights."""
 
     def __init__(self, module: Module) -> None:
         super().__init__(module)
-        self.nodes: dict[str, Node] = {}
-        self.weights: dict[str, Weight] = {}
-        # The divisor of image sizes that all sums so far need.
-        self.divisor = 1
-        # label path -> (what stands there, where).
-        self._labelled_modules: dict[str, tuple[Any, Span]] = {}
-        self._names: dict[str, int] = {}
         self._attributes: dict[int, tuple[dict[str, Attribute], tuple[Any, ...]]] = {}
         self._labels: dict[int, str | None] = {}
 
@@ -89,7 +82,7 @@ class Primitives(Statements):
         inferred = closure.module.inferred.get(key)
         if inferred is None:
             inferred = closure.module.inferred[key] = self._infer(closure, attrs, span)
-        self.divisor = lcm(self.divisor, inferred.divisor)
+        self.made.divisor = lcm(self.made.divisor, inferred.divisor)
         if inferred.weights and label is None:
             label = self._default_label(declaration)
             if label is None:
@@ -106,7 +99,7 @@ class Primitives(Statements):
             weights = self._declare_weights(path, closure.name, attrs_key, inferred, span)
         name = self._unique(path if label else application.join(closure.name))
         origins = (span, *(s for _, s in application.spans()))
-        self.nodes[name] = Node(
+        self.made.nodes[name] = Node(
             name,
             closure.name,
             tuple(inputs),
@@ -116,7 +109,7 @@ class Primitives(Statements):
             application.path,
             origins,
         )
-        if len(self.nodes) > MAXIMUM_NODES:
+        if self.made.around + len(self.made.nodes) > MAXIMUM_NODES:
             raise DiagnosticError(types.TOO_LARGE.at(span, f"the graph has more than {MAXIMUM_NODES:,} nodes"))
         results = tuple(Tensor(Value(name, i), kind, span, name) for i, kind in enumerate(inferred.types))
         return results[0] if len(results) == 1 else results
@@ -137,8 +130,8 @@ class Primitives(Statements):
         return self._labels[key]
 
     def _unique(self, name: str) -> str:
-        count = self._names.get(name, 0)
-        self._names[name] = count + 1
+        count = self.made.names.get(name, 0)
+        self.made.names[name] = count + 1
         return f"{name}_{count}" if count else name
 
     def _declare_weights(
@@ -147,8 +140,8 @@ class Primitives(Statements):
         keys = {w.name: f"{path}.{w.name}" for w in inferred.weights}
         shapes = tuple((w.name, w.shape) for w in inferred.weights)
         identity = (op, attrs, shapes)
-        if path in self._labelled_modules:
-            previous, place = self._labelled_modules[path]
+        if path in self.made.labelled:
+            previous, place = self.made.labelled[path]
             if previous != identity:
                 raise DiagnosticError(
                     types.LABEL_CONFLICT.at(
@@ -160,11 +153,11 @@ class Primitives(Statements):
                     )
                 )
             return keys
-        self._labelled_modules[path] = (identity, span)
+        self.made.labelled[path] = (identity, span)
         for rule in inferred.weights:
             trainable = not rule.buffer and rule.name not in inferred.fixed
             key = keys[rule.name]
-            self.weights[key] = Weight(key, rule.shape, rule.dtype, rule.init, trainable, rule.buffer)
+            self.made.weights[key] = Weight(key, rule.shape, rule.dtype, rule.init, trainable, rule.buffer)
         return keys
 
     def _infer(self, closure: Closure, attrs: Mapping[str, Attribute], span: Span) -> _Inferred:

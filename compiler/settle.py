@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from detc.compiler.graph import Graph, Node, Weight
-from detc.compiler.statements import InitRule
+from detc.compiler.pieces import InitRule
 from detc.dsl.catalogue import names, types
 from detc.dsl.diagnostics import Diagnostic, DiagnosticError, Label
 from detc.dsl.source import Span
@@ -18,15 +18,17 @@ def freeze(frozen: list[tuple[str, Span]], nodes: dict[str, Node], weights: dict
     Raises:
         DiagnosticError: where there is nothing under a label.
     """
+    fixed: set[str] = set()
     for prefix, span in frozen:
         keys = [k for k in weights if k == prefix or k.startswith(prefix + ".")]
         if not keys:
             raise DiagnosticError(names.UNKNOWN_NAME.at(span, f'no weights stand under the label "{prefix}"'))
-        for key in keys:
-            weights[key] = replace(weights[key], trainable=False)
-        for node in list(nodes.values()):
-            if any(k in keys for k in node.weights.values()) and "fixed" in node.attrs:
-                nodes[node.name] = replace(node, attrs={**node.attrs, "fixed": True, "trainable": False})
+        fixed.update(keys)
+    for key in fixed:
+        weights[key] = replace(weights[key], trainable=False)
+    for node in list(nodes.values()):
+        if "fixed" in node.attrs and not fixed.isdisjoint(node.weights.values()):
+            nodes[node.name] = replace(node, attrs={**node.attrs, "fixed": True, "trainable": False})
 
 
 def tie(ties: list[tuple[str, str, Span]], weights: dict[str, Weight]) -> None:

@@ -13,6 +13,7 @@ from detc.compiler.evaluate import Evaluator
 from detc.compiler.frames import Frame
 from detc.compiler.graph import Attribute, Value, Values
 from detc.compiler.modules import Module
+from detc.compiler.pieces import InitRule, Made
 from detc.compiler.scope import POISON, Bundle, Closure, Poisoned, Pyramid, Tensor, describe, leaves
 from detc.compiler.types import TensorType
 from detc.dsl import tree as t
@@ -50,19 +51,6 @@ class Application:
             current = current.parent
 
 
-@dataclass(frozen=True)
-class InitRule:
-    """`init TARGET.weight: rule` in the component at `path`, `depth` components deep."""
-
-    path: str
-    depth: int
-    # An op's name, or a label relative to `path`.
-    target: str
-    by_op: bool
-    weight: str
-    rule: tuple[Attribute, ...]
-
-
 class GoesOn:
     """No `return` was met."""
 
@@ -76,13 +64,9 @@ class Statements(Evaluator):
 
     def __init__(self, module: Module) -> None:
         super().__init__(module)
-        self.losses: dict[str, dict[tuple[int, ...], Tensor]] = {}
-        self.predictions: dict[str, Values] = {}
+        self.made = Made()
         # The view whose block is being executed.
         self.view: str | None = None
-        self.frozen: list[tuple[str, Span]] = []
-        self.ties: list[tuple[str, str, Span]] = []
-        self.init_rules: dict[InitRule, None] = {}
         self._seen: set[tuple[str, Any]] = set()
 
     def report(self, error: DiagnosticError, application: Application | None) -> None:
@@ -215,7 +199,7 @@ class Statements(Evaluator):
                     f"predict {what}",
                     detail="return {boxes = ..., scores = ..., classes = ...}",
                 )
-            self.predictions.update(outputs(result))
+            self.made.predictions.update(outputs(result))
         return GOES_ON
 
     def _loss(self, frame: Frame, statement: t.Loss) -> Any:
@@ -226,7 +210,7 @@ class Statements(Evaluator):
             raise self.mismatch(frame, statement.value, value, "a loss, which is one number")
         index = tuple(self.level(frame, i) for i in statement.indices)
         name = self.label(frame, statement.name)
-        parts = self.losses.setdefault(name, {})
+        parts = self.made.losses.setdefault(name, {})
         if index in parts or ((() in parts) != (index == ()) and parts):
             raise self.error(names.DUPLICATE_NAME, frame, statement, f'the loss "{name}" is declared twice')
         parts[index] = value
@@ -246,7 +230,7 @@ class Statements(Evaluator):
     def _freeze_statement(self, frame: Frame, statement: t.Freeze) -> Any:
         for label in statement.labels:
             path = frame.call.join(self.label(frame, label))
-            self.frozen.append((path, frame.span(label)))
+            self.made.frozen.append((path, frame.span(label)))
         return GOES_ON
 
     def _init(self, frame: Frame, statement: t.Init) -> Any:
@@ -265,7 +249,7 @@ class Statements(Evaluator):
         name = base.name if by_op and isinstance(base, t.Name) else self.label(frame, base)
         rule = self.initialiser(frame, statement.rule)
         key = InitRule(frame.call.path, frame.call.depth, name, by_op, target.name, rule)
-        self.init_rules[key] = None
+        self.made.init_rules[key] = None
         return GOES_ON
 
     def initialiser(self, frame: Frame, node: t.Expr) -> tuple[Attribute, ...]:
@@ -276,7 +260,7 @@ class Statements(Evaluator):
 
     def _tie_statement(self, frame: Frame, statement: t.Tie) -> Any:
         one, other = (frame.call.join(self.label(frame, x)) for x in (statement.label, statement.to))
-        self.ties.append((one, other, frame.span(statement)))
+        self.made.ties.append((one, other, frame.span(statement)))
         return GOES_ON
 
     def label(self, frame: Frame, node: t.Expr) -> str:

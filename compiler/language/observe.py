@@ -64,12 +64,12 @@ class Observation:
 def observe(module: Module, detector: str, path: Path) -> Observation:
     """Elaborate a detector of a module and note what is seen of the file at `path`, as far as it goes: a detector with
     mistakes is seen up to them."""
-    # Graphs that are known already would not be made again.
-    observer = _Observer(replace(module, graphs={}), path)
+    # What is known already would not be worked out again.
+    observer = _Observer(replace(module, values={}, graphs={}, pieces={}), path)
     observer.seen.detector = detector
     limit = sys.getrecursionlimit()
     sys.setrecursionlimit(max(limit, 40_000))
-    weights = observer.weights
+    weights = observer.made.weights
     try:
         weights = observer.run(detector).graph.weights
     except DiagnosticError:
@@ -81,7 +81,7 @@ def observe(module: Module, detector: str, path: Path) -> Observation:
         for key, weight in weights.items()
         if not weight.buffer and weight.tied is None
     }
-    for key in observer.weights:
+    for key in observer.made.weights:
         observer.seen.sizes.setdefault(key, (0, False))
     return observer.seen
 
@@ -134,7 +134,7 @@ class _Observer(Elaborator):
 
     def node(self, frame: Frame, closure: Closure, label: str | None, span: Span) -> Any:
         result = super().node(frame, closure, label, span)
-        self._made.append(tuple(next(reversed(self.nodes.values())).weights.values()))
+        self._made.append(tuple(next(reversed(self.made.nodes.values())).weights.values()))
         return result
 
     def apply(self, frame: Frame, closure: Closure, label: str | None, span: Span) -> Any:

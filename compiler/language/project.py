@@ -18,6 +18,8 @@ from detc.compiler.modules import (
     shown_path,
     specs_folder,
 )
+from detc.compiler.pieces import modules_of
+from detc.compiler.scope import Closure
 from detc.dsl import tree as t
 from detc.dsl.catalogue import syntax
 from detc.dsl.diagnostics import Diagnostic, DiagnosticError
@@ -29,8 +31,9 @@ MAXIMUM_FILES = 2_000
 MAXIMUM_ENTRIES = 50_000
 # How long a list of the workspace's files holds, in seconds.
 LISTING_AGE = 10.0
-# How many graphs of earlier versions of a file are kept: several times what the largest file has.
+# How many graphs of earlier versions of a file are kept, and how many pieces: several times what the largest file has.
 MAXIMUM_GRAPHS = 64
+MAXIMUM_PIECES = 1_000
 _SKIPPED = {"node_modules", "__pycache__", "site-packages", "dist-packages"}
 
 
@@ -236,7 +239,7 @@ class _OverlayLoader(Loader):
         # By file: what is wrong with its names and imports, and the files it imports.
         self.wrong: dict[Path, list[Diagnostic]] = {}
         self._imports: dict[Path, set[Path]] = {}
-        self._earlier: dict[Path, tuple[Module, dict[Path, Module]]] = {}
+        self._earlier: dict[Path, Module] = {}
 
     def parsed(self, path: Path, importer: Span | None) -> t.File:
         return self.project.parsed(path, importer).file
@@ -263,16 +266,19 @@ class _OverlayLoader(Loader):
         return module
 
     def _reuse(self, module: Module) -> None:
-        """Graphs of the version before stay true where no import changed: their keys hold the declarations that they
-        were made of, and those of this file are new. Warnings name places that may have moved."""
-        earlier, imports = self._earlier.pop(module.path, (None, {}))
-        if earlier is not None and imports == self._imported_modules(module.path):
-            known = [(key, made) for key, made in earlier.graphs.items() if not made[1]]
-            module.graphs = dict(known[-MAXIMUM_GRAPHS:])
+        """Graphs and pieces of the version before stay true where no file that declares what they are made of has
+        changed; this file's own declarations are new. Warnings name places that may have moved."""
+        earlier = self._earlier.pop(module.path, None)
+        if earlier is None:
+            return
+        graphs = [(key, made) for key, made in earlier.graphs.items() if not made[1] and self._holds(made[2])]
+        pieces = [(key, piece) for key, piece in earlier.pieces.items() if self._holds(piece.closure)]
+        module.graphs = dict(graphs[-MAXIMUM_GRAPHS:])
+        module.pieces = dict(pieces[-MAXIMUM_PIECES:])
 
-    def _imported_modules(self, path: Path) -> dict[Path, Module]:
-        prelude = {} if self._prelude is None else {self._prelude.path: self._prelude}
-        return prelude | {p: self.modules[p] for p in self.imported(path) if p in self.modules}
+    def _holds(self, closure: Closure) -> bool:
+        """Whether the files that declare a configured component are as they were when it was made."""
+        return all(module is not None and self.modules.get(module.path) is module for module in modules_of(closure))
 
     def imported(self, path: Path) -> set[Path]:
         """All files that a file imports, however indirectly."""
@@ -290,11 +296,8 @@ class _OverlayLoader(Loader):
         if self._prelude is not None and path == self._prelude.path:
             self._prelude = None
             stale = list(self.modules)
-        kept = {p: (self.modules[p], self._imported_modules(p)) for p in stale}
         for p in stale:
-            del self.modules[p]
-        # Only the changed file itself can find its imports unchanged.
-        self._earlier.update((p, known) for p, known in kept.items() if p == path)
+            self._earlier[p] = self.modules.pop(p)
 
 
 def _stamp(path: Path) -> tuple[int, int] | None:

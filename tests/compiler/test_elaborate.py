@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import detc
+from detc.compiler.elaborate import Elaborated, elaborate
 from detc.compiler.graph import Graph, Value, Weight
 from detc.compiler.modules import Loader, specs_folder
 from detc.compiler.serialize import to_text
 from detc.compiler.verify import GraphError, verify
 from detc.dsl import tree as t
+from detc.dsl.diagnostics import DiagnosticError
 
 ONLY = """
 model Only(body: block)(image: feature) -> feature { return image |> body: body }
@@ -197,3 +201,98 @@ def test_a_train_block_without_a_loss_is_reported(tmp_path: Path) -> None:
     detector = detc.load(tmp_path / "spec.det")
     assert [w.kind.slug for w in detector.warnings] == ["unused-output"]
     assert "train" not in detector.graph.views
+
+
+# ---- pieces ----------------------------------------------------------------------------------------------------------
+
+PIECES = """
+block Unit(channels: int)(x: feature) -> feature {
+    init Conv2d.weight: normal(0.1 * channels)
+    return x |> conv: Conv2d(channels, 3) |> bn: BatchNorm2d |> relu
+}
+block Twice(x: feature) -> feature { return x + x }
+block Either(x: feature, y: feature) -> bundle { return {same = x, sum = x + y, both = {1: y, 2: x |> one: Unit(8)}} }
+block Body(units: int)(x: feature) -> feature {
+    x = x |> stem: Unit(8)
+    for i in 0 ..< units {
+        x = x |> units[i]: Unit(8)
+    }
+    freeze units[1]
+    x = Twice(x) + Twice(Twice(x))
+    two = either: Either(x, x)
+    other = others: Either(x, two.sum)
+    shared = other.same |> units[0]: Unit(8)
+    y = two.both[2] + other.both[2] + shared
+    train(truth) {
+        rows = per_anchor(y, fields = 4)
+        loss `loss_{units}` = l1_loss(rows, rows, fill(rows, value = 0), any_object(truth.labels), classes = 1)
+    }
+    return y
+}
+model Only(body: block)(image: feature) -> feature { return image |> body: body }
+detector two : Only { body = Body(2) }
+detector three = two with { body.units = 3 }
+detector again = three with { body.units = 2 }
+"""
+
+
+def facts(made: Elaborated) -> Any:
+    """All that a graph says, with places."""
+    g = made.graph
+    nodes = [(node, [str(span) for span in node.origins]) for node in g.nodes]
+    calls = [(call, str(call.span)) for call in g.calls]
+    return nodes, list(g.weights.items()), calls, g.views, g.inputs, g.size_divisor, [str(w) for w in made.warnings]
+
+
+def same_without_pieces(path: Path) -> None:
+    """Each detector of a file is the same graph whatever was elaborated before it."""
+    module = Loader().load(path)
+    reused = 0
+    for detector in module.detectors:
+        known = len(module.pieces)
+        # Without whole graphs, which rows share.
+        made = elaborate(replace(module, graphs={}), detector.name)
+        new = replace(module, values={}, graphs={}, pieces={})
+        assert facts(made) == facts(elaborate(new, detector.name)), detector.name
+        reused += len(module.pieces) - known < len(new.pieces)
+    assert reused > 0 or len(module.detectors) == 1
+
+
+@pytest.mark.parametrize("spec", ["faster_rcnn", "fpg", "weight_standardization", "simpledet"])
+def test_a_graph_does_not_depend_on_what_was_elaborated_before(spec: str) -> None:
+    same_without_pieces(specs_folder() / f"{spec}.det")
+
+
+def test_blocks_alike_are_pieces_whatever_they_hold(tmp_path: Path) -> None:
+    """Weights that two labels share, results that are inputs, names that count on: all as if nothing were kept."""
+    (tmp_path / "spec.det").write_text(PIECES)
+    same_without_pieces(tmp_path / "spec.det")
+
+
+def test_pieces_that_cannot_stand_beside_each_other_are_refused_as_ever(tmp_path: Path) -> None:
+    text = """
+    block Inner(channels: int)(x: feature) -> feature { return x |> conv: Conv2d(channels, 1) }
+    block Trained(x: feature) -> feature {
+        train(truth) {
+            rows = per_anchor(x, fields = 4)
+            loss same = l1_loss(rows, rows, fill(rows, value = 0), any_object(truth.labels), classes = 1)
+        }
+        return x
+    }
+    model Only(one: int, other: int, times: int)(image: feature) -> feature {
+        a = image |> same: Inner(one) |> first: Trained
+        b = image |> same: Inner(other)
+        return if times == 1 then a + b else a + (b |> second: Trained)
+    }
+    detector fine : Only { one = 4  other = 4  times = 1 }
+    detector conflict = fine with { other = 8 }
+    detector twice = fine with { times = 2 }
+    """
+    (tmp_path / "spec.det").write_text(text)
+    module = Loader().load(tmp_path / "spec.det")
+    for _ in range(2):
+        elaborate(module, "fine")
+        for name, kind in (("conflict", "label-conflict"), ("twice", "duplicate-name")):
+            with pytest.raises(DiagnosticError) as error:
+                elaborate(module, name)
+            assert [d.kind.slug for d in error.value.diagnostics] == [kind]

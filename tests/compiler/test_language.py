@@ -134,6 +134,37 @@ def test_a_keystroke_parses_one_file_and_elaborates_what_it_changes(tmp_path: Pa
     assert typed(row) == {"parsed": 1, "elaborated": 0}
 
 
+def test_what_is_kept_between_keystrokes_says_where_things_are_now(tmp_path: Path) -> None:
+    """The edited file's model applies components of a library; what they made is kept, and the model moves."""
+    (tmp_path / "blocks.det").write_text(
+        "block Same(x: feature) -> feature { return x }\n"
+        "block Half(x: feature) -> feature { return x |> max_pool(2, stride = 2) }\n"
+    )
+    text = (
+        'import Same, Half from "blocks.det"\n'
+        "model Only(a: block)(image: feature) -> feature {\n"
+        "    x = image |> same: Same\n"
+        "    y = x |> half: a\n"
+        "    return x + y\n"
+        "}\n"
+        "detector one : Only { a = Half }\n"
+    )
+    path = tmp_path / "mine.det"
+    project = Project(folders=(tmp_path,))
+    for start in ("", "# moved\n", "# moved\n\n# again\n"):
+        project.open(path, start + text)
+        for _ in range(2):
+            [step] = [s for s in check(project, path) if s.done]
+            [found] = step.diagnostics
+            lines = start.count("\n")
+            assert {(label.span.source.name.rpartition("/")[2], label.span.line) for label in found.labels} == {
+                ("mine.det", lines + 5),
+                ("mine.det", lines + 2),
+                ("mine.det", lines + 7),
+                ("blocks.det", 2),
+            }
+
+
 def test_a_file_is_parsed_again_only_when_it_changes(session: Session, tmp_path: Path) -> None:
     project = session.project
     path = tmp_path / "mine.det"

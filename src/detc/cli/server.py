@@ -30,6 +30,8 @@ PAUSE = 0.01
 SHOW_AFTER = 0.06
 # How long the server works without looking whether the editor has sent something.
 SLICE = 0.01
+# How long nothing is to be done before memory is tidied up, which takes as long as a check.
+IDLE = 0.5
 
 _log = logging.getLogger(__name__)
 
@@ -39,8 +41,10 @@ def serve(roots: tuple[Path, ...] = (), log: Path | None = None) -> None:
     logging.basicConfig(filename=log, level=logging.WARNING, format="%(asctime)s %(name)s %(levelname)s %(message)s")
     # Walks of a tree recurse with the spec, whose depth the parser bounds.
     sys.setrecursionlimit(40_000)
-    # Elaboration makes many objects and few cycles; looking for them often takes a quarter of its time.
-    gc.set_threshold(200_000, 20, 50)
+    # Elaboration makes many objects and few cycles: looking for them in the middle of a check would double its time.
+    # That is done between checks, and otherwise only where very much has come together.
+    gc.set_threshold(1_000_000, 20, 50)
+    gc.freeze()
     Server(roots).start_io()
 
 
@@ -54,6 +58,7 @@ class Server(LanguageServer):
         # The names that the editor has for its files: links are followed here.
         self.names: dict[Path, str] = {}
         self.check_task: asyncio.Task[None] | None = None
+        self._tidying: asyncio.TimerHandle | None = None
         self._positions: dict[Path, Positions] = {}
         for method, (handler, options) in HANDLERS.items():
             self.feature(method, options)(functools.partial(handler, self))
@@ -105,6 +110,8 @@ class Server(LanguageServer):
         """Check a file and the open files that import it, or all open files, instead of what is being checked."""
         if self.check_task is not None:
             self.check_task.cancel()
+        if self._tidying is not None:
+            self._tidying.cancel()
         self.check_task = asyncio.get_running_loop().create_task(self._check(path, near))
 
     async def _check(self, path: Path | None, near: int) -> None:
@@ -114,6 +121,7 @@ class Server(LanguageServer):
             for other in self.project.opened:
                 if other != path and (path is None or path in self._imports(other)):
                     await self._check_file(other, 0)
+            self._tidying = asyncio.get_running_loop().call_later(IDLE, gc.collect)
         except asyncio.CancelledError:
             raise
         except Exception:
