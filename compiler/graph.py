@@ -185,18 +185,30 @@ class Graph:
         return found
 
     def view(self, *views: str) -> Graph:
-        """The part of the graph that these views need. All weights whose nodes remain are kept, with their ties."""
+        """The part of the graph that these views need.
+
+        Kept are all weights whose nodes remain, with their ties, and all applications of which an output or a node
+        remains: a head of which only the losses are needed is there without outputs.
+        """
         reached = self.reached(*views)
         nodes = {n.name: n for n in self.nodes if n.name in reached}
         used = {key for n in nodes.values() for key in n.weights.values()}
         weights = {k: w for k, w in self.weights.items() if k in used or w.tied in used}
         inputs = {k: t for k, t in self.inputs.items() if k in reached or k == "image"}
-        calls = tuple(
+        calls = [
             replace(c, outputs=tuple(o for o in c.outputs if o[1].node in reached or o[1].node in inputs))
             for c in self.calls
-        )
+        ]
+        # Components with nodes inside, of which no application has outputs left.
+        bare = {path for scope in {n.scope for n in nodes.values()} for path in _upwards(scope)}
+        bare -= {c.path for c in calls if c.outputs}
+        kept_calls = []
+        for call in calls:
+            if call.outputs or call.path in bare:
+                kept_calls.append(call)
+                bare.discard(call.path)
         kept = {v: self.views[v] for v in views if v in self.views}
-        return Graph(self.name, inputs, nodes, weights, kept, tuple(c for c in calls if c.outputs), self.size_divisor)
+        return Graph(self.name, inputs, nodes, weights, kept, tuple(kept_calls), self.size_divisor)
 
     def replaced(self, **changes: object) -> Graph:
         """This graph with the given constructor arguments changed."""
@@ -210,6 +222,13 @@ class Graph:
             "size_divisor": self.size_divisor,
         }
         return Graph(**{**arguments, **changes})  # type: ignore[arg-type]
+
+
+def _upwards(path: str) -> Iterator[str]:
+    """The label path and those around it."""
+    while path:
+        yield path
+        path = path.rpartition(".")[0]
 
 
 def flatten(values: Values) -> tuple[Value, ...]:

@@ -128,6 +128,29 @@ def test_a_picture_of_the_whole_names_what_is_around_the_neck() -> None:
     assert {"Plain", "Head", "image", "C3", "C5", "P3", "P6", "1/8", "1/64"} <= set(texts)
 
 
+@pytest.mark.parametrize("view", ["forward", "train", "predict"])
+def test_a_second_stage_is_in_every_view(view: str) -> None:
+    """Its outputs are of inference: in training only losses are, which no application returns."""
+    whole_graph = elaborate(Loader((SPECS,)).load(SPECS / "mask_rcnn.det"), "mask_rcnn_r50_fpn_1x").graph
+    graph = whole_graph.view(view)
+    paths = [call.path for call in graph.calls]
+    assert {"backbone", "neck", "rpn_head", "roi_head", "roi_head.bbox_head"} <= set(paths)
+    assert paths.count("roi_head") == 1
+    # What it is made of is inside it, and drawn there.
+    part = find(whole(graph), "roi_head")
+    assert part is not None
+    assert part.nodes == {n.name for n in graph.nodes if n.name.startswith("roi_head.")}
+    assert "roi_head.bbox_head" in {inner.path for inner in part}
+    assert {"RPNHead", "RegionHead", "bbox_head"} <= set(words(to_svg(graph)))
+    data = json.loads(to_html(graph).partition('id="data">')[2].partition("</script>")[0])
+    [number] = [i for i, p in enumerate(data["parts"]) if p["path"] == "roi_head" and "node" not in p]
+    assert data["parts"][number]["parent"] == 0
+    assert {data["parts"][i]["path"] for i in data["parts"][number]["parts"]} >= {"roi_head.bbox_head"}
+    # Nothing else was kept than what is needed.
+    needed = graph.reached(view)
+    assert all(value.node in needed for call in graph.calls for _, value in call.outputs)
+
+
 def test_what_has_no_pyramid_is_drawn_in_layers() -> None:
     graph = elaborate(Loader((SPECS,)).load(SPECS / "retinanet.det"), "retinanet_r50_fpn_1x").graph
     stages = [text for text in words(to_svg(graph, "backbone")) if text.startswith("Bottleneck")]
