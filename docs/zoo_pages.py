@@ -24,6 +24,7 @@ def zoo_pages() -> dict[str, str]:
         heading = ["detector", *(FIGURES[key] for key in titles), "checkpoint"]
         table = [_line(heading), _line(["---"] * len(heading)), *(_row(row, titles) for row in own)]
         lines = [
+            "---\nhide: [toc]\n---",
             f"# {file.stem}",
             own[0]["system"] or "",
             f"`specs/{file.name}`, as `detc graph specs/{file.name}:{drawn.name}` draws it:",

@@ -56,8 +56,8 @@ def to_page(kinds: Iterable[Kind]) -> str:
 <!-- Written by docs/generate.py from dsl/catalogue. -->
 
 Every error and warning of detc has a code and a slug that do not change. `detc explain CODE` prints what stands here,
-and `detc check --format json` gives `code` and `slug` for tools. The anchor of a diagnostic on this page is its code in
-small letters: `errors.md#e0303`.
+and `detc check --format json` gives `code`, `slug` and `page` for tools: the anchor of a diagnostic on this page is
+its code in small letters, `errors.md#e0303`. With `--format github` GitHub shows each beside its line of a pull request.
 
 Examples of the language leave out the imports of what comes with detc, and the detector around a component called
 `Example`. Examples in JSON are the part of an annotation file that matters. The tests run the

@@ -53,10 +53,14 @@ def _excerpt(label: Label, width: int, first: bool, paint: dict[str, str], tone:
 
 
 def to_json(diagnostic: Diagnostic) -> dict[str, Any]:
-    """The diagnostic as plain data. Lines and columns count from 1; `end` is exclusive."""
+    """The diagnostic as plain data. Lines and columns count from 1; `end` is exclusive. `page` is where the
+    documentation explains it, and `explain` the command that does."""
+    code = diagnostic.kind.code
     return {
-        "code": diagnostic.kind.code,
+        "code": code,
         "slug": diagnostic.kind.slug,
+        "page": f"docs/errors.md#{code.lower()}",
+        "explain": f"detc explain {code}",
         "severity": diagnostic.severity,
         "summary": diagnostic.summary,
         "detail": diagnostic.detail,
@@ -75,6 +79,36 @@ def to_json(diagnostic: Diagnostic) -> dict[str, Any]:
     }
 
 
+def to_github(diagnostic: Diagnostic) -> str:
+    """The diagnostic as a workflow command, which GitHub shows beside the line that is meant, in a pull request too.
+
+    Source: "Workflow commands for GitHub Actions", setting an error message. Columns are only of places in one line.
+    """
+    code = diagnostic.kind.code
+    fields = {"title": f"{code} [{diagnostic.kind.slug}]"}
+    lines = [diagnostic.summary]
+    for index, label in enumerate(diagnostic.labels):
+        span = label.span
+        (line, column), (end, end_column) = span.source.position(span.start), span.source.position(span.end)
+        if index == 0:
+            fields |= {"file": span.source.name, "line": str(line), "endLine": str(end)}
+            if line == end:
+                fields |= {"col": str(column), "endColumn": str(max(column, end_column - 1))}
+            lines += [label.text] if label.text else []
+        else:
+            lines.append(f"{span}: {label.text}" if label.text else str(span))
+    lines += [f"help: {diagnostic.detail}"] if diagnostic.detail else []
+    lines += [*(f"note: {note}" for note in diagnostic.notes), f"detc explain {code}"]
+    told = ",".join(f"{name}={_escaped(value, property=True)}" for name, value in fields.items())
+    return f"::{diagnostic.severity} {told}::{_escaped(chr(10).join(lines))}"
+
+
+def _escaped(text: str, property: bool = False) -> str:
+    """What would end a workflow command, or one of its properties, written as GitHub reads it."""
+    text = text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+    return text.replace(":", "%3A").replace(",", "%2C") if property else text
+
+
 def count(diagnostics: Iterable[Diagnostic]) -> str:
     """2 errors and 1 warning."""
     severities = [d.severity for d in diagnostics]
@@ -82,5 +116,10 @@ def count(diagnostics: Iterable[Diagnostic]) -> str:
     for severity in ("error", "warning"):
         number = severities.count(severity)
         if number:
-            parts.append(f"{number} {severity}{'s' if number > 1 else ''}")
+            parts.append(several(number, severity))
     return " and ".join(parts)
+
+
+def several(number: int, what: str) -> str:
+    """2 errors, or 1 error."""
+    return f"{number} {what}{'' if number == 1 else 's'}"

@@ -15,9 +15,9 @@ from commands import program, refused
 ROOT = Path(__file__).parents[1]
 
 
-def detc(*arguments: str) -> subprocess.CompletedProcess[str]:
+def detc(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "detc", *arguments], capture_output=True, text=True, cwd=ROOT, timeout=120, check=False
+        [sys.executable, "-m", "detc", *arguments], capture_output=True, text=True, cwd=cwd, timeout=120, check=False
     )
 
 
@@ -51,6 +51,33 @@ def test_check_as_json(tmp_path: Path) -> None:
     assert done.returncode == 1
     [found] = json.loads(done.stdout)["diagnostics"]
     assert (found["code"], found["slug"], found["labels"][0]["line"]) == ("E0201", "unknown-name", 1)
+    assert found["explain"] == "detc explain E0201"
+    page, _, anchor = found["page"].partition("#")
+    assert f'<a id="{anchor}"></a>\n\n### E0201 unknown-name\n' in (ROOT / page).read_text("utf-8")
+
+
+def test_check_as_github_reads_it(tmp_path: Path) -> None:
+    (tmp_path / "50%, bad.det").write_text("let a = 1\ndetector d : Nothing { }\n")
+    done = detc("check", ".", "--format", "github", cwd=tmp_path)
+    assert done.returncode == 1
+    [line] = done.stdout.splitlines()
+    command, fields, told = re.fullmatch(r"::(\w+) (.*?)::(.*)", line).groups()  # type: ignore[union-attr]
+    assert command == "error"
+    assert dict(field.split("=") for field in fields.split(",")) == {
+        "title": "E0201 [unknown-name]",
+        "file": "50%25%2C bad.det",
+        "line": "2",
+        "endLine": "2",
+        "col": "14",
+        "endColumn": "20",
+    }
+    assert told.startswith('nothing is called "Nothing"')
+    assert told.endswith("%0Adetc explain E0201")
+
+
+def test_check_says_where_more_is_said(tmp_path: Path) -> None:
+    (tmp_path / "bad.det").write_text("detector d : Nothing { }\n")
+    assert detc("check", str(tmp_path)).stderr.endswith("detc explain E0201\n")
 
 
 def test_zoo_as_json_has_every_row() -> None:

@@ -15,7 +15,9 @@ from detc.cli.completion import spec_files
 
 def check(
     paths: Annotated[list[Path], typer.Argument(help="Specs, or folders of specs.", autocompletion=spec_files)],
-    output_format: Annotated[str, typer.Option("--format", help="text or json")] = "text",
+    output_format: Annotated[
+        str, typer.Option("--format", help="text, json or github, which GitHub shows beside lines of a pull request.")
+    ] = "text",
     import_root: Annotated[list[Path] | None, typer.Option(help="A folder that specs may import from.")] = None,
     deny_warnings: Annotated[bool, typer.Option("--deny-warnings", help="Fail on warnings too.")] = False,
 ) -> int:
@@ -25,9 +27,9 @@ def check(
     """
     from detc.cli.common import choice, report
     from detc.compiler.check import check_paths
-    from detc.dsl.render import count, to_json
+    from detc.dsl.render import count, several, to_github, to_json
 
-    choice("--format", output_format, ("text", "json"))
+    choice("--format", output_format, ("text", "json", "github"))
     # A check is short and makes no cycles worth collecting; looking for them takes a quarter of its time.
     gc.disable()
     found = check_paths(paths, tuple(import_root or ()))
@@ -43,8 +45,16 @@ def check(
             )
         )
     else:
-        report(found.diagnostics)
+        if output_format == "github":
+            for diagnostic in found.diagnostics:
+                print(to_github(diagnostic))
+        else:
+            report(found.diagnostics)
         told = count(found.diagnostics) or "no problems"
-        print(f"{found.files} files, {found.detectors} detectors: {told}", file=sys.stderr)
+        seen = f"{several(found.files, 'file')}, {several(found.detectors, 'detector')}"
+        print(f"{seen}: {told}", file=sys.stderr)
+        codes = list(dict.fromkeys(d.kind.code for d in found.diagnostics))
+        if codes and output_format == "text":
+            print(f"More about {'it' if len(codes) == 1 else 'one'}: detc explain {codes[0]}", file=sys.stderr)
     errors = any(d.severity == "error" for d in found.diagnostics)
     return 1 if errors or (deny_warnings and found.diagnostics) else 0
