@@ -57,12 +57,13 @@ def to_page(kinds: Iterable[Kind]) -> str:
 
 Every error and warning of detc has a code and a slug that do not change. `detc explain CODE` prints what stands here,
 and `detc check --format json` gives `code`, `slug` and `page` for tools: the anchor of a diagnostic on this page is
-its code in small letters, `errors.md#e0303`. With `--format github` GitHub shows each beside its line of a pull request.
+its code in small letters, `errors.md#e0303`. With `--format github` GitHub shows each beside its line in a pull
+request.
 
 Examples of the language leave out the imports of what comes with detc, and the detector around a component called
 `Example`. Examples in JSON are the part of an annotation file that matters. The tests run the
-examples that need neither trained weights nor another machine: what is wrong gives this diagnostic, and what is right
-does not."""
+examples that need no other machine and no files of other programs: what is wrong gives this diagnostic, and what is
+right does not."""
     ]
     family = ""
     for kind in kinds:

@@ -142,13 +142,9 @@ Where only a part is meant to be loaded, as when a trained detector gets new cla
 by tensor.
 """,
     wrong=Example(
-        "shell",
-        "detc eval specs/nas_fpn.det:retinanet_r50_nasfpn_crop640_50e --weights retinanet_r50_fpg.pth",
-        "weights of another neck",
+        "shell", "detc predict mine.det photos/ --weights other.safetensors --output found", "weights of another neck"
     ),
-    right=Example(
-        "shell", "detc eval specs/nas_fpn.det:retinanet_r50_nasfpn_crop640_50e --weights retinanet_r50_nasfpn.pth"
-    ),
+    right=Example("shell", "detc predict mine.det photos/ --weights best.safetensors --output found"),
 )
 
 CHECKPOINT_PARTIAL = Kind(
@@ -175,10 +171,10 @@ A file of weights names the detector's classes in another order. Every detection
 """,
     wrong=Example(
         "det",
-        'detector pets = retinanet_r50_fpn_1x with { classes = ["dog", "cat"] }',
+        'detector pets = mine with { classes = ["dog", "cat"] }',
         'for weights trained with the classes ["cat", "dog"]',
     ),
-    right=Example("det", 'detector pets = retinanet_r50_fpn_1x with { classes = ["cat", "dog"] }'),
+    right=Example("det", 'detector pets = mine with { classes = ["cat", "dog"] }'),
 )
 
 REFERENCE_MALFORMED = Kind(
