@@ -15,6 +15,7 @@ from detc.dsl import tree as t
 from detc.dsl.catalogue import syntax
 from detc.dsl.diagnostics import Diagnostic, DiagnosticError
 from detc.dsl.source import Source, Span
+from detc.dsl.tokens import RESERVED
 
 # Deeper nesting than any readable spec has. It keeps every later walk of the tree far from Python's recursion limit.
 MAXIMUM_DEPTH = 150
@@ -224,9 +225,10 @@ def _failure(source: Source, error: Any) -> _Failure:
     if token.type == "$END":
         return _Failure(_unterminated(source), len(source.text))
     span = Span(source, token.start_pos, token.end_pos)
-    return _Failure(
-        syntax.SYNTAX_ERROR.at(span, f'"{token}" cannot stand here', detail=_expected(error.expected)), token.start_pos
-    )
+    detail = _expected(error.expected)
+    if token in RESERVED and "NAME" in error.expected:
+        detail = f'"{token}" is reserved and can name nothing; {detail}'
+    return _Failure(syntax.SYNTAX_ERROR.at(span, f'"{token}" cannot stand here', detail=detail), token.start_pos)
 
 
 def _expected(names: Any) -> str:

@@ -17,7 +17,8 @@ from detc.compiler.language.positions import Positions
 from detc.compiler.language.project import Project
 from detc.compiler.language.session import Session
 from detc.dsl import highlight as pygments_words
-from detc.dsl.parser import recover
+from detc.dsl.diagnostics import DiagnosticError
+from detc.dsl.parser import parse, recover
 from detc.dsl.source import Source
 from detc.dsl.tokens import RESERVED, scan
 
@@ -98,6 +99,11 @@ def test_tokens_cover_all_but_blanks() -> None:
     assert [k.kind for k in scan('"open')] == ["string"]
     # The words that other tools colour as reserved.
     assert RESERVED == pygments_words.RESERVED
+    for word in RESERVED:
+        with pytest.raises(DiagnosticError) as error:
+            parse(Source("x", f"let {word} = 1\n"))
+        assert f'"{word}" is reserved' in error.value.diagnostics[0].detail
+        parse(Source("x", f"let {word}s = 1\n"))
 
 
 # ---- work ------------------------------------------------------------------------------------------------------------
