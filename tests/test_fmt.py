@@ -103,3 +103,16 @@ def test_numbers_are_not_worked_with() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], input=NICE.encode(), capture_output=True, check=False)
     assert done.returncode == 0, done.stderr.decode()
+
+
+def test_pages_are_laid_out_when_named(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("# Let\n\n```det\nlet a=1\n```\n")
+    (tmp_path / "spec.det").write_text("let a = 1\n")
+    # A folder is its specs.
+    assert fmt(tmp_path)[0] == 0
+    assert page.read_text().endswith("let a=1\n```\n")
+    assert fmt(page, "--check")[0] == 1
+    assert fmt(page)[0] == 0
+    assert page.read_text() == "# Let\n\n```det\nlet a = 1\n```\n"
+    assert fmt(page, "--check")[0] == 0

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from layouts import formatted, holds, parsed
 
 from detc.compiler.modules import specs_folder
 from detc.dsl.diagnostics import DiagnosticError
+from detc.dsl.markdown import blocks, format_blocks
+from detc.dsl.source import Source
 
 ROOT = Path(__file__).parents[2]
 
@@ -238,14 +241,95 @@ FILES = [*sorted(specs_folder().rglob("*.det")), *sorted((ROOT / "examples").rgl
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
 def test_specs_and_documentation_are_formatted(path: Path) -> None:
     text = path.read_bytes().decode()
-    blocks = (
-        re.findall(r"^```det\b[^\n]*\n(.*?)^```$", text, re.MULTILINE | re.DOTALL) if path.suffix == ".md" else [text]
+    if path.suffix == ".md":
+        result, wrong = format_blocks(Source(path.name, text))
+        assert wrong == []
+    else:
+        result = formatted(text)
+    assert text == result, f"detc fmt would change {path}"
+
+
+# ---- Markdown --------------------------------------------------------------------------------------------------------
+
+
+def test_blocks_of_pages_are_laid_out_where_they_stand() -> None:
+    page = """# A page
+
+```det
+let a=1   # one
+```
+
+- in a list:
+
+  ~~~ det path=mine.det
+  block   B(x: feature)->feature {
+      return x
+  }
+
+  ~~~
+
+```python
+let = "```det"
+```
+
+````markdown
+```det
+let a=1
+```
+````
+
+```details
+let a=1
+```
+
+```det
+let never_closed=1
+"""
+    laid_out, wrong = format_blocks(Source("page.md", page))
+    assert wrong == []
+    assert laid_out == page.replace("let a=1   # one", "let a = 1    # one", 1).replace(
+        "  block   B(x: feature)->feature {\n      return x\n  }\n\n",
+        "  block B(x: feature) -> feature {\n      return x\n  }\n",
     )
-    for block in blocks:
-        try:
-            result = formatted(block)
-        except DiagnosticError:
-            # A block that shows a syntax error.
-            assert path.suffix == ".md" and ("# error: [" in block or path.name == "errors.md")
-            continue
-        assert block == result, f"detc fmt would change {path}"
+    assert format_blocks(Source("page.md", laid_out)) == (laid_out, [])
+    windows = page.replace("\n", "\r\n")
+    assert format_blocks(Source("page.md", windows)) == (laid_out.replace("\n", "\r\n"), [])
+
+
+def test_blocks_with_mistakes_are_left_and_told_unless_they_say_so() -> None:
+    page = """Wrong:
+
+```det
+let a = = 1
+```
+```det
+let b=1
+```
+```det
+let a = = 1    # error: [syntax-error]
+```
+```det example
+let a = = 1
+```
+"""
+    laid_out, wrong = format_blocks(Source("page.md", page))
+    assert laid_out == page.replace("let b=1", "let b = 1")
+    assert [(d.kind.slug, d.labels[0].span.line, d.labels[0].span.text) for d in wrong] == [("syntax-error", 4, "=")]
+
+
+LINES = ["```", "```det", "~~~det", "````det", "  ```det", "let a=1", "# h", "", "x\r", "~~~", "> q"]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.sampled_from(LINES)))
+def test_pages_keep_all_but_their_blocks(lines: list[str]) -> None:
+    page = "\n".join(lines)
+    laid_out, _ = format_blocks(Source("page.md", page))
+    assert format_blocks(Source("page.md", laid_out))[0] == laid_out
+
+    def outside(text: str) -> str:
+        for block in reversed(list(blocks(text))):
+            text = text[: block.start] + text[block.end :]
+        return text
+
+    assert outside(laid_out) == outside(page)

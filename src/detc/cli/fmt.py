@@ -17,12 +17,16 @@ from detc.cli.completion import spec_files
 def fmt(
     paths: Annotated[
         list[Path],
-        typer.Argument(help="Specs, or folders of specs; - is the standard input.", autocompletion=spec_files),
+        typer.Argument(
+            help="Specs, folders of specs, or pages of Markdown; - is the standard input.", autocompletion=spec_files
+        ),
     ],
     check: Annotated[bool, typer.Option("--check", help="Write nothing; fail where a file would change.")] = False,
     diff: Annotated[bool, typer.Option("--diff", help="As --check, and print what would change.")] = False,
 ) -> int:
     """Lay specs out in the canonical way (docs/language.md). A file with a syntax error is left as it is.
+
+    Of pages of Markdown (*.md) it is the fenced blocks of det that are laid out, each by itself.
 
     Example: detc fmt specs/ --check
     """
@@ -30,6 +34,8 @@ def fmt(
     from detc.compiler.modules import decode, read_bytes, shown_path, spec_files
     from detc.dsl.diagnostics import DiagnosticError
     from detc.dsl.format import format_source
+    from detc.dsl.markdown import format_blocks
+    from detc.dsl.render import several
     from detc.dsl.source import Source
     from detc.runtime.files import write_text
 
@@ -44,7 +50,11 @@ def fmt(
         try:
             data = sys.stdin.buffer.read() if file == stdin else read_bytes(file)
             text = decode(data, name)
-            formatted = format_source(Source(name, text))
+            if file.suffix == ".md":
+                formatted, wrong = format_blocks(Source(name, text))
+                diagnostics += wrong
+            else:
+                formatted = format_source(Source(name, text))
         except DiagnosticError as error:
             diagnostics += error.diagnostics
             continue
@@ -66,7 +76,7 @@ def fmt(
     report(diagnostics)
     if files != [stdin]:
         would = "would change" if check or diff else "changed"
-        print(f"{len(files)} files, {changed} {would}", file=sys.stderr)
+        print(f"{several(len(files), 'file')}, {changed} {would}", file=sys.stderr)
     return 1 if diagnostics or ((check or diff) and changed) else 0
 
 
