@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pygments.token import Comment, Error, Keyword, Name, Number, Operator, String
@@ -150,6 +153,57 @@ def test_the_files_of_the_extension_are_there() -> None:
         assert increase.search(line), line
     assert not increase.search("block Same(x: feature) -> feature { return x }")
     assert decrease.search("    } else {") and not decrease.search("    x = 1")
+
+
+# ---- VS Code's own libraries ----------------------------------------------------------------------------------------
+
+
+def node(script: str, *arguments: object) -> Any:
+    """What a script of tests/support prints, which needs the extension's packages."""
+    paths = [str(VSCODE / "node_modules"), *filter(None, [os.environ.get("NODE_PATH")])]
+    environment = {**os.environ, "NODE_PATH": os.pathsep.join(paths)}
+    there = "['vscode-textmate', 'vscode-oniguruma', 'vscode-languageserver-protocol'].forEach(require.resolve)"
+    if (
+        shutil.which("node") is None
+        or subprocess.run(["node", "-e", there], env=environment, capture_output=True, check=False).returncode
+    ):
+        pytest.skip("needs node, and `npm install` in editors/vscode (or NODE_PATH with its packages)")
+    command = ["node", str(ROOT / "tests/support" / script), *map(str, arguments)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_vs_code_colours_all_specs_as_the_documentation_does() -> None:
+    found = node("tokenize.js", VSCODE / "syntaxes/det.tmLanguage.json", *SPECS)
+    kinds = {"comment": Comment, "string": String, "constant.numeric": Number}
+    for spec in SPECS:
+        text = spec.read_text()
+        starts = [0, *(m.end() for m in re.finditer("\n", text))]
+        scopes = {
+            starts[line] + place: scope
+            for line, tokens in enumerate(found[str(spec)])
+            for start, end, scope in tokens
+            for place in range(start, end)
+        }
+        for start, token, word in DetLexer().get_tokens_unprocessed(text):
+            kind = Comment if token is String.Doc else token
+            scope = scopes.get(start, "")
+            if not word.strip() or scope.startswith(("meta.embedded", "constant.character")):
+                continue
+            for name, of_pygments in kinds.items():
+                if kind not in String.Interpol:
+                    assert scope.startswith(name) == (kind in of_pygments), (spec.name, word, kind, scope)
+            of_words = (kind in Keyword and kind not in Keyword.Type) or kind in Operator.Word
+            if re.fullmatch(r"[a-z]+", word) and not scope.startswith("string"):
+                coloured = scope.startswith(("keyword", "storage", "constant.language"))
+                assert coloured == of_words, (spec.name, text.count("\n", 0, start) + 1, word, kind, scope)
+
+
+def test_vs_codes_library_understands_the_server(tmp_path: Path) -> None:
+    (tmp_path / "mine.det").write_text("let a = 1\n")
+    told = node("session.js", tmp_path, sys.executable, "-m", "detc", "lsp")
+    assert told == {"status": 0, "hover": True, "before": [], "after": [["E0101", 0]], "names": ["a"]}
 
 
 # ---- Vim ------------------------------------------------------------------------------------------------------------
