@@ -126,11 +126,12 @@ def start(folder: Path, row: Row, data: OwnData) -> Path:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         detail = "detc new overwrites nothing: take another name"
         raise DiagnosticError(CANNOT_WRITE.at(None, f"{folder} is there already", detail=detail))
-    name = detector_name(folder.resolve().name, row)
+    whole = folder.resolve()
+    name = detector_name(whole.name, row)
     made: Path | None = None
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        made = Path(tempfile.mkdtemp(prefix=".detc-new-", dir=folder.parent))
+        whole.parent.mkdir(parents=True, exist_ok=True)
+        made = Path(tempfile.mkdtemp(prefix=".detc-new-", dir=whole.parent))
         made.chmod(0o755)
         spec = made / f"{name}.det"
         spec.write_text(spec_text(name, row, data, _root_text(data.root, folder)), "utf-8")
@@ -139,7 +140,12 @@ def start(folder: Path, row: Row, data: OwnData) -> Path:
         readme = readme_text(name, row, data, detc.load(spec), checkpoint)
         (made / "README.md").write_text(readme, "utf-8")
         (made / ".gitignore").write_text("/data/\n/runs/\n/found/\n*.detc\n*.onnx\n*.pth\n*.safetensors\n", "utf-8")
-        made.replace(folder)
+        if whole.exists():
+            # It may be the one that the user is in, who would be left in a folder without a name.
+            for file in sorted(made.iterdir()):
+                file.replace(whole / file.name)
+        else:
+            made.replace(whole)
     except OSError as error:
         raise DiagnosticError(CANNOT_WRITE.at(None, f"{folder}: {error.strerror or error}")) from None
     finally:

@@ -146,6 +146,16 @@ def test_what_is_there_is_never_touched(tmp_path: Path) -> None:
     assert not list(tmp_path.glob(".detc-new-*"))
 
 
+def test_a_project_in_the_folder_that_one_is_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "pets").mkdir()
+    monkeypatch.chdir(tmp_path / "pets")
+    spec = start(Path(), find_row("retinanet.det"), no_data("voc", ["a"]))
+    assert spec == Path("pets.det")
+    assert Path.cwd() == tmp_path / "pets"
+    assert sorted(path.name for path in Path().iterdir()) == [".gitignore", "README.md", "pets.det"]
+    assert [path.name for path in tmp_path.iterdir()] == ["pets"]
+
+
 def test_rows_are_found_or_suggested(tmp_path: Path) -> None:
     assert find_row("specs/fpg.det:retinanet_r50_fpg_crop640_50e") == find_row("retinanet_r50_fpg_crop640_50e")
     with pytest.raises(DiagnosticError) as raised:
