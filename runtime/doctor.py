@@ -21,6 +21,7 @@ from typing import Literal
 
 from detc.compiler.emit.nvcc import find_nvcc
 from detc.dsl.diagnostics import DiagnosticError
+from detc.dsl.render import several
 
 # "fine"; "absent", which only some uses need; or "wrong", without which detc does not work.
 State = Literal["fine", "absent", "wrong"]
@@ -140,7 +141,7 @@ def _extras() -> Iterator[Row]:
         if lacking:
             yield extra, "absent", f"not installed: {', '.join(lacking)}", f"pip install 'detc[{extra}]'"
         else:
-            yield extra, "fine", f"{len(lines)} packages", ""
+            yield extra, "fine", several(len(lines), "package"), ""
 
 
 def _machine() -> Iterator[Row]:

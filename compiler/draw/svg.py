@@ -55,8 +55,8 @@ def _one_view(graph: Graph, path: str) -> Graph:
 
 def _about(part: Part) -> str:
     """The first two sentences of a component's documentation: what it is, and where it is from."""
-    doc = " ".join(part.call.doc.split()) if part.call else ""
-    return ". ".join(re.split(r"\. (?=[A-Z`])", doc)[:2]).removesuffix(".")
+    doc = " ".join(part.call.doc.replace("`", "").split()) if part.call else ""
+    return ". ".join(re.split(r"\. (?=[A-Z])", doc)[:2]).removesuffix(".")
 
 
 def _around(graph: Graph, root: Part, neck: Part) -> tuple[Part | None, list[Part]]:
