@@ -40,12 +40,19 @@ def scale_to(sample: Sample, size: tuple[int, int], keep_ratio: bool) -> Sample:
     return sample.moved(image, Affine((new[0] / width, new[1] / height)))
 
 
+def fit_inside(width: int, height: int, size: tuple[int, int]) -> tuple[int, int]:
+    """The largest width and height within `size` (width, height) of the same ratio, rounded half up.
+
+    In whole numbers, since exported detectors do it too, some in engines without double precision.
+    """
+    if size[0] * height <= size[1] * width:
+        return size[0], max(1, (2 * height * size[0] + width) // (2 * width))
+    return max(1, (2 * width * size[1] + height) // (2 * height)), size[1]
+
+
 def scale_inside(sample: Sample, size: tuple[int, int]) -> Sample:
     """The sample scaled to the largest size within `size` (width, height) that keeps its ratio."""
-    width, height = sample.size
-    scale = min(size[0] / width, size[1] / height)
-    inside = max(1, int(width * scale + 0.5)), max(1, int(height * scale + 0.5))
-    return scale_to(sample, inside, keep_ratio=False)
+    return scale_to(sample, fit_inside(*sample.size, size), keep_ratio=False)
 
 
 def cut_out(sample: Sample, left: int, top: int, width: int, height: int) -> Sample:

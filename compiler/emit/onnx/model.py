@@ -9,6 +9,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from detc.compiler.emit.letterbox import Letterbox
+from detc.compiler.emit.onnx.letterbox import Fit, back, fit, image
 from detc.compiler.emit.static import Static, require_lowerings
 from detc.compiler.graph import Node, Value
 
@@ -72,6 +74,15 @@ class Builder:
         self.nodes.append(helper.make_node(op, list(inputs), names, name=name, **attrs))
         return names[0] if outputs == 1 else names
 
+    def letterbox(self, settings: Letterbox) -> Fit:
+        """Makes the image of `pixels` and `sizes`; how images are scaled for it."""
+        self._scope = "letterbox"
+        value = Value("image")
+        n, channels, height, width = self.shape(value)
+        how = fit(self, "sizes", height, width)
+        self._names[value] = image(self, "pixels", how, settings, (n, channels, height, width))
+        return how
+
     def lower(self, node: Node) -> None:
         """Adds a node of the graph."""
         from detc.compiler.emit.onnx.lowerings import LOWERINGS
@@ -82,13 +93,16 @@ class Builder:
             self._names[Value(node.name, index)] = name
 
 
-def emit(graph: Graph, weights: Weights, *, batch: int, height: int, width: int) -> onnx.ModelProto:
+def emit(
+    graph: Graph, weights: Weights, *, batch: int, height: int, width: int, letterbox: Letterbox | None = None
+) -> onnx.ModelProto:
     """The model for `batch` images of `height` x `width` pixels, checked by onnx.checker with full shape inference.
 
     Its inputs and outputs are those of the graph's view `predict`. Of a detector these are `image` (batch, 3, height,
     width) float32, normalised; and `boxes` (batch, K, 4) float32 in pixels, `scores` (batch, K) float32, and, where it
     has them, `classes` (batch, K) int64 and `masks` (batch, K, h, w) float32, sorted by score; absent ones have score 0
-    and class -1. A part of a detector (`static.parts`) has its own.
+    and class -1. A part of a detector (`static.parts`) has its own. With a `letterbox`, there are `pixels` (batch, h,
+    w, 3) uint8 of any size and `sizes` (batch, 2) int64 in the place of `image`, and boxes are in pixels of those.
 
     `weights` maps every key of `graph.weights` to its array. Raises DiagnosticError where an op has no lowering.
     """
@@ -98,13 +112,21 @@ def emit(graph: Graph, weights: Weights, *, batch: int, height: int, width: int)
     require_lowerings(graph, LOWERINGS, "onnx")
     static = Static(graph, batch, height, width)
     builder = Builder(static, weights)
+    given = {name: _info(name, static, value) for name, value in static.inputs.items()}
+    if letterbox is not None:
+        del given["image"]
+        given["pixels"] = helper.make_tensor_value_info("pixels", TensorProto.UINT8, (batch, "rows", "columns", 3))
+        given["sizes"] = helper.make_tensor_value_info("sizes", TensorProto.INT64, (batch, 2))
+        how = builder.letterbox(letterbox)
     for node in graph.nodes:
         builder.lower(node)
     outputs = []
     for name, value in static.outputs.items():
-        builder.nodes.append(helper.make_node("Identity", [builder.name_of(value)], [name], name=f"{name}/Identity"))
+        result = builder.name_of(value)
+        if letterbox is not None and name == "boxes":
+            result = back(builder, result, how)
+        builder.nodes.append(helper.make_node("Identity", [result], [name], name=f"{name}/Identity"))
         outputs.append(_info(name, static, value))
-    given = [_info(name, static, value) for name, value in static.inputs.items()]
     tensors = list(builder.initializers.values())
 
     def assembled(inputs: list[onnx.ValueInfoProto], initializers: list[onnx.TensorProto]) -> onnx.ModelProto:
@@ -117,8 +139,8 @@ def emit(graph: Graph, weights: Weights, *, batch: int, height: int, width: int)
     large = [tensor for tensor in tensors if len(tensor.raw_data) > _LARGE]
     described = [helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims) for tensor in large]
     small = [tensor for tensor in tensors if len(tensor.raw_data) <= _LARGE]
-    onnx.checker.check_model(assembled([*given, *described], small), full_check=True)
-    return assembled(given, tensors)
+    onnx.checker.check_model(assembled([*given.values(), *described], small), full_check=True)
+    return assembled([*given.values()], tensors)
 
 
 def _info(name: str, static: Static, value: Value) -> onnx.ValueInfoProto:

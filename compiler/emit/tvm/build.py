@@ -21,6 +21,7 @@ from detc.dsl.catalogue.export import NO_LINKER, UNKNOWN_ARCH
 from detc.dsl.diagnostics import DiagnosticError
 
 if TYPE_CHECKING:
+    from detc.compiler.emit.letterbox import Letterbox
     from detc.compiler.graph import Graph
     from detc.compiler.passes import Weights
 
@@ -54,6 +55,7 @@ def build_llvm(
     width: int,
     arch: str | None = None,
     precision: Precision = "float32",
+    letterbox: Letterbox | None = None,
 ) -> Kernels:
     """Machine code for a processor that LLVM knows by the name `arch`; without one, for that of this machine.
 
@@ -68,7 +70,8 @@ def build_llvm(
     registers = Registers.of(target)
     size = {"batch": batch, "height": height, "width": width}
     supported = frozenset(map(str, codegen.llvm_get_cpu_features(target)))
-    emitted = program(graph, weights, Cpu(registers, supported), **size, precision=precision)
+    backend = Cpu(registers, supported)
+    emitted = program(graph, weights, backend, **size, precision=precision, letterbox=letterbox)
     executable = tvm.compile(lowered(emitted.module, target, registers), target=target)
     # Tiles are for bfloat16 alone; and some virtual machines have the processor without them.
     needed = ("avx", "amx") if precision == "bfloat16" else ("avx",)
@@ -85,12 +88,14 @@ def build_cuda(
     width: int,
     arch: str = "sm_90",
     precision: Precision = "float32",
+    letterbox: Letterbox | None = None,
 ) -> Kernels:
     """Machine code for an NVIDIA GPU of compute capability `arch`. Needs nvcc; needs no GPU and no driver.
 
     Raises DiagnosticError where an op has no lowering, nvcc is missing, or it fails.
     """
-    emitted = program(graph, weights, Gpu(), batch=batch, height=height, width=width, precision=precision)
+    size = {"batch": batch, "height": height, "width": width}
+    emitted = program(graph, weights, Gpu(), **size, precision=precision, letterbox=letterbox)
     return _kernels(emitted, cuda.compile_module(emitted.module, arch), "cuda", precision, arch, ())
 
 

@@ -9,7 +9,7 @@ activation that follow are applied to the tile before it is stored.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,8 @@ import tvm
 from tvm import relax, te, tirx, topi
 from tvm.s_tir import Schedule
 
-from detc.compiler.emit.tvm import pairs, regions, suppress, tiles, winograd
+from detc.compiler.emit.letterbox import Letterbox
+from detc.compiler.emit.tvm import letterbox, pairs, regions, suppress, tiles, winograd
 from detc.compiler.emit.tvm.module import OPAQUE, Builder, Epilogue, Finish, Kernel, finished, real
 
 # The blocks that the schedules below look for.
@@ -169,6 +170,10 @@ class Cpu:
         strides: Sequence[float],
     ) -> relax.Var:
         return b.compute(regions.on_cpu, features, boxes, level, size, samples, strides, self.registers.lanes, **OPAQUE)
+
+    def fit(self, b: Builder, pixels: relax.Var, sizes: relax.Var, settings: Letterbox) -> relax.Var:
+        size = (b.static.height, b.static.width)
+        return b.compute(letterbox.on_cpu, pixels, sizes, *size, *astuple(settings), **OPAQUE)
 
     def suppress(
         self, b: Builder, boxes: relax.Var, scores: relax.Var, classes: relax.Var, iou: float, keep: int

@@ -23,7 +23,7 @@ from pathlib import Path
 import tvm
 
 from detc.compiler.emit.nvcc import find_nvcc
-from detc.compiler.emit.tvm import regions, suppress
+from detc.compiler.emit.tvm import letterbox, regions, suppress
 from detc.dsl.catalogue.export import CUDA_BUILD_FAILED, NO_LINKER
 from detc.dsl.diagnostics import DiagnosticError
 
@@ -132,13 +132,14 @@ def _compile(source: Path, result: Path, nvcc: str, arch: str) -> None:
 
 def _own_kernels(folder: Path, nvcc: str, arch: str) -> tvm.runtime.Module:
     """Our own kernels, as the module that launches them under their names."""
-    own = (suppress.CUDA, regions.CUDA)
+    own = (suppress.CUDA, regions.CUDA, letterbox.CUDA)
     source, binary = folder / "own.cu", folder / "own.fatbin"
     source.write_text("\n".join(kernel.source for kernel in own))
     subprocess.run([nvcc, "-O3", f"-arch={arch}", "-fatbin", "-o", str(binary), str(source)], check=True)
     tags = ["blockIdx.x", "threadIdx.x"]
     kernels = {
-        kernel.name: {"name": "", "arg_types": list(kernel.arguments), "launch_param_tags": tags} for kernel in own
+        kernel.name: {"name": "", "arg_types": [*kernel.arguments], "launch_param_tags": [*tags, *kernel.axes]}
+        for kernel in own
     }
     described = json.dumps({"tvm_version": tvm.__version__, "func_info": kernels})
     functions = tvm.get_global_func("runtime.LoadMetaDataFromJSON")(described)

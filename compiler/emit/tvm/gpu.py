@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 import numpy as np
 from tvm import relax
 
-from detc.compiler.emit.tvm import regions, suppress
+from detc.compiler.emit.letterbox import Letterbox
+from detc.compiler.emit.tvm import letterbox, regions, suppress
 from detc.compiler.emit.tvm.module import OPAQUE, Builder, Epilogue, Kernel, finished
 
 
@@ -53,6 +54,10 @@ class Gpu:
         sizes = [(shape[1], shape[2], stride) for shape, stride in zip(shapes, strides, strict=True)]
         levels = b.parameter("levels." + "-".join(f"{h}x{w}of{s:g}" for h, w, s in sizes), np.array(sizes, np.float32))
         return b.compute(regions.on_cuda, features, levels, boxes, level, size, samples, **OPAQUE)
+
+    def fit(self, b: Builder, pixels: relax.Var, sizes: relax.Var, settings: Letterbox) -> relax.Var:
+        size = (b.static.height, b.static.width)
+        return b.compute(letterbox.on_cuda, pixels, sizes, *size, *astuple(settings), **OPAQUE)
 
     def suppress(
         self, b: Builder, boxes: relax.Var, scores: relax.Var, classes: relax.Var, iou: float, keep: int

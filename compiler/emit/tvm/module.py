@@ -1,10 +1,11 @@
 """From a predict graph to a Relax module.
 
-Each part of the graph (`static.parts`) is a function, `part_0` and so on; `main` is all of them after one another. A
-function takes its parameters after its inputs, in the order in which `Program` lists them. Weights are stored as they
-are in the checkpoint, but for folding and rounding: the function `prepare` lays them out as kernels read them, once,
-when they are loaded. Shapes are static. Within and between parts what is (N, C, H, W) in the graph lies in memory as
-(N, H, W, C); what the detector takes and gives is as in the graph.
+Each part of the graph (`static.parts`) is a function, `part_0` and so on; `main` is all of them after one another, and
+`detect`, where there is a `Letterbox`, `main` with what belongs before and after it. A function takes its parameters
+after its inputs, in the order in which `Program` lists them. Weights are stored as they are in the checkpoint, but for
+folding and rounding: the function `prepare` lays them out as kernels read them, once, when they are loaded. Shapes are
+static, but for the pixels'. Within and between parts what is (N, C, H, W) in the graph lies in memory as (N, H, W, C);
+what the detector takes and gives is as in the graph.
 """
 
 from __future__ import annotations
@@ -17,9 +18,11 @@ import numpy as np
 import tvm
 from tvm import relax, te, tirx
 
+from detc.compiler.emit.letterbox import Letterbox
 from detc.compiler.emit.precision import Precision, low_values
 from detc.compiler.emit.static import Static, parts, require_lowerings
 from detc.compiler.emit.tvm.fusion import chains
+from detc.compiler.emit.tvm.letterbox import add as add_detect
 from detc.compiler.graph import Graph, Node, Value
 from detc.compiler.rules import reads
 
@@ -57,6 +60,10 @@ class Backend(Protocol):
         strides: Sequence[float],
     ) -> relax.Var:
         """`roi_align`: (N * R, size, size, C)."""
+        ...
+
+    def fit(self, b: Builder, pixels: relax.Var, sizes: relax.Var, settings: Letterbox) -> relax.Var:
+        """The image (N, 3, H, W) of pixels (N, h, w, 3) uint8, of each of which `sizes` says how much is image."""
         ...
 
     def suppress(
@@ -233,8 +240,10 @@ def program(
     height: int,
     width: int,
     precision: Precision = "float32",
+    letterbox: Letterbox | None = None,
 ) -> Program:
-    """The module for `batch` images of `height` x `width` pixels, whose layers store results in `precision`.
+    """The module for `batch` images of `height` x `width` pixels, whose layers store results in `precision`; with a
+    `letterbox`, with `detect` (`letterbox.add`).
 
     `weights` maps every key of `graph.weights` to its array. Raises DiagnosticError where an op has no lowering.
     """
@@ -275,8 +284,11 @@ def program(
             for index, value in enumerate(part.results):
                 main.variables[value] = block.emit(relax.TupleGetItem(found, index))
         results = [_as_in_graph(main, value) for value in whole.outputs.values()]
-        block.emit_func_output(block.emit(relax.Tuple(results)))
+        variable = block.emit_func_output(block.emit(relax.Tuple(results)))
     functions = {"main": tuple(parameters)}
+    if letterbox is not None:
+        add_detect(main, variable, letterbox, [relax.Var(each.name_hint, each.ty) for each in own.values()])
+        functions["detect"] = functions["main"]
     functions |= {f"part_{index}": tuple(b.parameters) for index, (_, b, _) in enumerate(built)}
     prepared = {name: made for name, made in parameters.items() if isinstance(made, Preparation)}
     stored = {name: array for name, array in parameters.items() if isinstance(array, np.ndarray)}

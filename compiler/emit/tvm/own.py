@@ -10,16 +10,24 @@ from tvm import tirx
 
 @dataclass(frozen=True)
 class CudaKernel:
-    """A `__global__` function: its name, the source that defines it, and the types of its arguments."""
+    """A `__global__` function: its name, the source that defines it, and the types of its arguments.
+
+    `axes` names what its launch has beside blocks and threads along x, such as blockIdx.y.
+    """
 
     name: str
     source: str
     arguments: tuple[str, ...]
+    axes: tuple[str, ...] = ()
 
-    def launch(self, *arguments: Any, blocks: int, threads: int) -> Any:
-        """The call, in a PrimFunc: buffers are handed over as pointers, numbers as what the kernel takes."""
-        given = [
-            argument.data if kind == "handle" else tirx.const(argument, kind)
-            for argument, kind in zip(arguments, self.arguments, strict=True)
-        ]
-        return tirx.call_packed(self.name, *given, tirx.const(blocks, "int32"), tirx.const(threads, "int32"))
+    def launch(self, *arguments: Any, blocks: int, threads: int, more: tuple[int, ...] = ()) -> Any:
+        """The call, in a PrimFunc: buffers are handed over as pointers, numbers as what the kernel takes; `more` are
+        the extents of its `axes`."""
+
+        def given(argument: Any, kind: str) -> Any:
+            if kind == "handle":
+                return argument.data
+            return argument.astype(kind) if isinstance(argument, tirx.PrimExpr) else tirx.const(argument, kind)
+
+        values = (given(argument, kind) for argument, kind in zip(arguments, self.arguments, strict=True))
+        return tirx.call_packed(self.name, *values, *(tirx.const(count, "int32") for count in (blocks, threads, *more)))
