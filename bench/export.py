@@ -62,7 +62,7 @@ def milliseconds(artifacts: dict[str, Artifact], image: np.ndarray, times: int =
     for turn in range(times + 1):
         for name, artifact in artifacts.items():
             start = time.perf_counter()
-            artifact(image)
+            artifact.detect([image])
             if turn:
                 least[name] = min(least[name], time.perf_counter() - start)
     return {name: round(1e3 * seconds) for name, seconds in least.items()}
@@ -71,6 +71,7 @@ def milliseconds(artifacts: dict[str, Artifact], image: np.ndarray, times: int =
 def main(size: str, *specs: str) -> None:
     height, width = (int(side) for side in size.split("x"))
     image = image_like(0, (1, 3, height, width))
+    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
     for spec in specs:
         file, name = spec.split(":")
         detector = detc.load(ROOT / f"specs/{file}.det", name)
@@ -79,12 +80,11 @@ def main(size: str, *specs: str) -> None:
         with tempfile.TemporaryDirectory(prefix="detc-") as folder:
             for target in TARGETS:
                 path = Path(folder) / f"{target}.detc"
-                print(
-                    name, target, export(detector, module, path, target=target, height=height, width=width), flush=True
-                )
+                (variant,) = export(detector, module, path, target=target, sizes=[(height, width)])
+                print(name, target, variant.verification, flush=True)
                 artifacts[target] = Artifact.load(path)
         cores, load = len(os.sched_getaffinity(0)), os.getloadavg()[0]
-        print(name, size, milliseconds(artifacts, image), f"ms, {cores} cores, load {load:.1f}", flush=True)
+        print(name, size, milliseconds(artifacts, pixels), f"ms, {cores} cores, load {load:.1f}", flush=True)
 
 
 if __name__ == "__main__":

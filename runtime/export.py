@@ -8,26 +8,41 @@ import os
 import platform
 import re
 import subprocess
-from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+
+from detc.compiler.emit.letterbox import Letterbox
 from detc.compiler.emit.static import Static, parts
 from detc.compiler.passes import apply
 from detc.compiler.passes.fold_batch_norm import FoldBatchNorm
 from detc.compiler.passes.fold_standardization import FoldStandardization
 from detc.dsl.catalogue.export import EXPORT_DISAGREES
-from detc.dsl.catalogue.running import CANNOT_WRITE
+from detc.dsl.catalogue.running import BAD_OPTION, CANNOT_WRITE
 from detc.dsl.diagnostics import DiagnosticError
 from detc.runtime import artifact
-from detc.runtime.agreement import Candidate, Judge, OnnxCandidate, TvmCandidate, Verification, compare
-from detc.runtime.artifact import missing_features
+from detc.runtime.agreement import (
+    MATCHED_SHARE,
+    Candidate,
+    Judge,
+    OnnxCandidate,
+    TvmCandidate,
+    Verification,
+    compare,
+    match,
+)
+from detc.runtime.artifact import missing_features, packed
+from detc.runtime.data.preprocess import Preprocess
+from detc.runtime.data.records import interpret
+from detc.runtime.data.transforms import Normalize
+from detc.runtime.engines import WEIGHTS, Engine, OnnxEngine, TvmEngine, on_device
 from detc.runtime.files import make_folder, write_whole
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
 
     from detc.compiler.graph import Graph, Value
@@ -35,6 +50,38 @@ if TYPE_CHECKING:
 
 Target = Literal["onnx", "llvm", "cuda"]
 TARGETS: tuple[Target, ...] = ("onnx", "llvm", "cuda")
+Precision = Literal["float32", "float16", "bfloat16"]
+
+# Height and width of the pictures that the way from pixels to boxes is tried with.
+_TRIED = ((37, 120), (333, 90), (1, 64), (480, 640))
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A batch and an image size that an artifact holds, as the manifest's `entries` have it, with its verification."""
+
+    batch: int
+    height: int
+    width: int
+    outputs: list[dict[str, Any]]
+    inputs: list[dict[str, Any]]
+    verification: Verification
+    functions: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """Its batch and size, as its file's name has them."""
+        return f"{self.batch}x{self.height}x{self.width}"
+
+
+@dataclass(frozen=True)
+class _Compiled:
+    """A variant, the content of its file, and the weights it refers to."""
+
+    variant: Variant
+    weights: Mapping[str, np.ndarray]
+    content: Any
+    more: Mapping[str, Any]
 
 
 def export(
@@ -43,76 +90,207 @@ def export(
     output: Path,
     *,
     target: Target,
-    height: int,
-    width: int,
-    batch: int = 1,
+    sizes: Sequence[tuple[int, int]],
+    batches: Sequence[int] = (1,),
     arch: str | None = None,
+    precision: Precision = "float32",
     step: Callable[[str], None] = lambda _: None,
-) -> Verification:
+) -> tuple[Variant, ...]:
     """Compiles a detector's predict view with the weights of `module`, verifies it, and writes it to `output`.
 
-    `height` and `width` are multiples of the graph's size divisor. `output` is a `.detc` artifact, or, for the target
-    onnx and a name that ends in `.onnx`, the model itself with the manifest among its metadata. `step` is told what is
-    being done.
+    There is a variant for each of `batches` and each of `sizes`, (height, width), which are multiples of the graph's
+    size divisor; they share one copy of the weights. Where the detector's data says what pixels become, and it takes
+    images alone, variants take pixels of any size (`compiler.emit.letterbox`), else normalised images.
+
+    `output` is a `.detc` artifact, or, for the target onnx, one variant and a name that ends in `.onnx`, the model
+    itself with the manifest among its metadata. `step` is told what is being done.
 
     Raises:
-        DiagnosticError: op-without-lowering, export-disagrees, cannot-write, and what the target's tools lack.
+        DiagnosticError: op-without-lowering, export-disagrees, cannot-write, bad-option, and what the target's tools
+            lack.
     """
     _require_place(output)
+    bare = target == "onnx" and output.suffix == ".onnx"
+    variants = [(batch, *size) for size in dict.fromkeys(sizes) for batch in sorted(set(batches))]
+    if bare and len(variants) > 1:
+        summary = f"{output}: a bare model has one size and one batch, and not {len(variants)}"
+        raise DiagnosticError(BAD_OPTION.at(None, summary, detail="give one of each, or a name that ends in .detc"))
     state = {key: value.detach().cpu().numpy() for key, value in module.state_dict().items()}
     original = detector.graph.view("predict")
     step("folding norms")
     folds = [FoldStandardization(), FoldBatchNorm()]
     graph, weights = apply(folds, original, {key: state[key] for key in original.weights})
-    size = {"batch": batch, "height": height, "width": width}
-    candidate: Candidate | None
-    if target == "onnx":
-        from detc.compiler.emit.onnx import emit
-
-        step("writing the ONNX model")
-        model = emit(graph, weights, **size)
-        members = {"model.onnx": model.SerializeToString()}
-        extra: dict[str, Any] = {"arch": None}
-        alone = [emit(part.graph, weights, **size).SerializeToString() for part in parts(graph)]
-        candidate = OnnxCandidate(members["model.onnx"], alone)
-    else:
-        from detc.compiler.emit.tvm.build import build_cuda, build_llvm
-
-        if target == "llvm":
-            step(f"compiling kernels for {arch or 'this processor'}")
-            kernels = build_llvm(graph, weights, **size, arch=arch)
-        else:
-            step(f"compiling kernels for {arch or 'sm_90'}")
-            kernels = build_cuda(graph, weights, **size, arch=arch or "sm_90")
-        members = {"kernels.so": kernels.library, "weights.safetensors": _safetensors(kernels.parameters)}
-        extra = {
-            "arch": kernels.arch,
-            "features": kernels.features,
-            "machine": platform.machine(),
-            "functions": kernels.functions,
-            "prepared": kernels.prepared,
-        }
-        lacking = missing_features(kernels.features)
-        candidate = None if target == "cuda" or lacking else TvmCandidate(kernels, graph)
-        reason = "no GPU" if target == "cuda" else f"this processor lacks {', '.join(lacking)}"
-    if candidate is None:
-        verification = Verification("not run", reason)
-    else:
-        step("comparing with torch.fx")
-        verification = compare(Judge(original, state), candidate, (batch, 3, height, width))
-    if verification.status == "failed":
-        summary = f"the {target} export of {detector.name} does not agree with torch.fx; nothing was written"
-        raise DiagnosticError(EXPORT_DISAGREES.at(None, summary, detail=str(verification)))
-    described = manifest(detector, graph, target, size) | extra | {"verification": asdict(verification)}
+    judge = Judge(original, state)
+    work = _Work(detector.name, graph, weights, judge, _letterbox(detector, graph), target, arch, precision, step)
+    compiled = [work.compiled(*variant) for variant in variants]
+    described = manifest(detector, target) | {
+        "precision": precision,
+        **compiled[0].more,
+        "entries": [asdict(each.variant) for each in compiled],
+    }
     step(f"writing {output}")
-    if target == "onnx" and output.suffix == ".onnx":
+    if bare:
+        (model,) = (each.content for each in compiled)
         entry = model.metadata_props.add()
-        entry.key, entry.value = "detc", json.dumps(described)
+        entry.key, entry.value = "detc", json.dumps({"format": artifact.FORMAT, **described})
         data = model.SerializeToString()
         write_whole(output, lambda temporary: temporary.write_bytes(data))
     else:
-        artifact.write(output, described, members)
-    return verification
+        artifact.write(output, described, _members(compiled, described))
+    return tuple(each.variant for each in compiled)
+
+
+def _letterbox(detector: Detector, graph: Graph) -> Letterbox | None:
+    """What pixels become, where the detector's data says so and it takes nothing beside images."""
+    if detector.data is None or set(graph.inputs) != {"image"}:
+        return None
+    normalize = interpret(detector.data.normalize, (Normalize,))
+    return Letterbox(normalize.mean, normalize.std, normalize.order)
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What variants are made of, and how."""
+
+    name: str
+    graph: Graph
+    weights: Mapping[str, np.ndarray]
+    judge: Judge
+    letterbox: Letterbox | None
+    target: Target
+    arch: str | None
+    precision: Precision
+    step: Callable[[str], None]
+
+    def compiled(self, batch: int, height: int, width: int) -> _Compiled:
+        """One variant, compiled and verified."""
+        size = {"batch": batch, "height": height, "width": width}
+        each = self._onnx(size) if self.target == "onnx" else self._kernels(size)
+        if each.variant.verification.status == "failed":
+            report = str(each.variant.verification)
+            summary = f"the {self.target} export of {self.name} does not agree with torch.fx; nothing was written"
+            raise DiagnosticError(EXPORT_DISAGREES.at(None, summary, detail=report))
+        return each
+
+    def _onnx(self, size: Mapping[str, int]) -> _Compiled:
+        from detc.compiler.emit.onnx import emit, large_weights
+
+        self.step("writing the ONNX model")
+        model = emit(self.graph, self.weights, **size, letterbox=self.letterbox)
+        plain = emit(self.graph, self.weights, **size) if self.letterbox is not None else model
+        alone = [emit(part.graph, self.weights, **size).SerializeToString() for part in parts(self.graph)]
+        candidate = OnnxCandidate(plain.SerializeToString(), alone)
+        engine = OnnxEngine(model.SerializeToString())
+        return _Compiled(self._variant(size, candidate, engine), large_weights(model), model, {"arch": None})
+
+    def _kernels(self, size: Mapping[str, int]) -> _Compiled:
+        from detc.compiler.emit.tvm.build import build_cuda, build_llvm
+
+        arch = self.arch
+        if self.target == "llvm":
+            self.step(f"compiling kernels for {arch or 'this processor'}")
+            kernels = build_llvm(self.graph, self.weights, **size, arch=arch, letterbox=self.letterbox)
+        else:
+            self.step(f"compiling kernels for {arch or 'sm_90'}")
+            kernels = build_cuda(self.graph, self.weights, **size, arch=arch or "sm_90", letterbox=self.letterbox)
+        more = {"arch": kernels.arch, "features": kernels.features, "machine": platform.machine()}
+        lacking = missing_features(kernels.features)
+        if self.target == "cuda" or lacking:
+            reason = "no GPU" if self.target == "cuda" else f"this processor lacks {', '.join(lacking)}"
+            variant = self._described(size, Verification("not run", reason))
+        else:
+            parameters = on_device(kernels.parameters, kernels.target)
+            arguments = (kernels.library, parameters, kernels.functions, kernels.outputs, kernels.target)
+            entry = "main" if self.letterbox is None else "detect"
+            variant = self._variant(size, TvmCandidate(kernels, self.graph), TvmEngine(*arguments, entry=entry))
+        variant = replace(variant, functions=kernels.functions)
+        return _Compiled(variant, kernels.parameters, kernels.library, more)
+
+    def _variant(self, size: Mapping[str, int], candidate: Candidate, engine: Engine) -> Variant:
+        """The variant, verified: the network and what is chosen, and then the way from pixels to boxes."""
+        self.step("comparing with torch.fx")
+        shape = (size["batch"], 3, size["height"], size["width"])
+        verification = compare(self.judge, candidate, shape)
+        if self.letterbox is not None and verification.status == "passed":
+            preprocess = Preprocess.fitting(self.letterbox, size["height"], size["width"])
+            wrong = _tried(preprocess, candidate, engine, size["batch"])
+            if wrong:
+                verification = replace(verification, status="failed", why=wrong)
+        return self._described(size, verification)
+
+    def _described(self, size: Mapping[str, int], verification: Verification) -> Variant:
+        static = Static(self.graph, size["batch"], size["height"], size["width"])
+
+        def described(values: Mapping[str, Value]) -> list[dict[str, Any]]:
+            return [
+                {"name": name, "shape": static.shape(value), "dtype": self.graph.type_of(value).dtype}
+                for name, value in values.items()
+            ]
+
+        inputs = described(static.inputs)
+        if self.letterbox is not None:
+            inputs = [
+                {"name": "pixels", "shape": [size["batch"], "h", "w", 3], "dtype": "uint8", "order": "bgr"},
+                {"name": "sizes", "shape": [size["batch"], 2], "dtype": "int64"},
+            ]
+        return Variant(**size, inputs=inputs, outputs=described(static.outputs), verification=verification)
+
+
+def _tried(preprocess: Preprocess, candidate: Candidate, engine: Engine, batch: int) -> str:
+    """What is wrong with the way from pixels to boxes, if anything: pictures of several sizes through it, and through
+    the candidate with what Python does before and after it."""
+    rng = np.random.default_rng(0)
+    for first in range(0, len(_TRIED), batch):
+        tried = [_TRIED[(first + row) % len(_TRIED)] for row in range(batch)]
+        pictures = [rng.integers(0, 256, (*size, 3), np.uint8) for size in tried]
+        image, placements = preprocess(pictures)
+        expected = Preprocess.detections(dict(candidate({"image": image})), placements)
+        pixels, sizes = packed(pictures)
+        actual = Preprocess.detections(engine(pixels=pixels, sizes=sizes), [place.unscaled for place in placements])
+        for size, *pair in zip(tried, expected, actual, strict=True):
+            matched, count = match(*({"boxes": v.boxes, "scores": v.scores, "classes": v.classes} for v in pair))
+            if matched < MATCHED_SHARE * count:
+                return f"pixels of {size[0]} x {size[1]} give other boxes than the network with Python before it"
+    return ""
+
+
+def _members(compiled: Sequence[_Compiled], described: dict[str, Any]) -> dict[str, bytes]:
+    """The files of an artifact: the weights of all variants, each once, and the variants."""
+    weights: dict[str, np.ndarray] = {}
+    keys: list[dict[str, str]] = []
+    for each in compiled:
+        own = {}
+        for name, array in each.weights.items():
+            key = name
+            # Constants of a size have the name of another size's.
+            if name in weights and not np.array_equal(weights[name], array):
+                key = f"{name}@{each.variant.name}"
+            own[name] = key
+            weights[key] = array
+        keys.append(own)
+    members = {WEIGHTS: _safetensors(weights)}
+    for each, own, entry in zip(compiled, keys, described["entries"], strict=True):
+        if described["target"] == "onnx":
+            from detc.compiler.emit.onnx import refer
+
+            places = _places(members[WEIGHTS])
+            refer(each.content, WEIGHTS, {name: places[key] for name, key in own.items()})
+            entry["file"] = f"model-{each.variant.name}.onnx"
+            members[entry["file"]] = each.content.SerializeToString()
+        else:
+            functions = each.variant.functions.items()
+            entry["functions"] = {function: [own[name] for name in names] for function, names in functions}
+            entry["file"] = f"kernels-{each.variant.name}.so"
+            members[entry["file"]] = each.content
+    return members
+
+
+def _places(data: bytes) -> dict[str, tuple[int, int]]:
+    """Where the arrays of a safetensors file lie: from which byte on, and how many."""
+    length = int.from_bytes(data[:8], "little")
+    described = json.loads(data[8 : 8 + length])
+    ends = {name: each["data_offsets"] for name, each in described.items() if name != "__metadata__"}
+    return {name: (8 + length + start, end - start) for name, (start, end) in ends.items()}
 
 
 def _require_place(output: Path) -> None:
@@ -123,16 +301,8 @@ def _require_place(output: Path) -> None:
         raise DiagnosticError(CANNOT_WRITE.at(None, f"{output}: {why}"))
 
 
-def manifest(detector: Detector, graph: Graph, target: Target, size: Mapping[str, int]) -> dict[str, Any]:
-    """What an artifact says of itself, but for what the target adds."""
-    static = Static(graph, size["batch"], size["height"], size["width"])
-
-    def described(values: Mapping[str, Value]) -> list[dict[str, Any]]:
-        return [
-            {"name": name, "shape": static.shape(value), "dtype": graph.type_of(value).dtype}
-            for name, value in values.items()
-        ]
-
+def manifest(detector: Detector, target: Target) -> dict[str, Any]:
+    """What an artifact says of itself, but for what its variants and its target add."""
     data = detector.data.as_json() if detector.data is not None else {}
     return {
         "detector": detector.name,
@@ -144,8 +314,6 @@ def manifest(detector: Detector, graph: Graph, target: Target, size: Mapping[str
             "sha256": hashlib.sha256(detector.source.encode()).hexdigest(),
             "hash": detector.hash,
         },
-        "inputs": described(static.inputs),
-        "outputs": described(static.outputs),
         "preprocessing": {name: data.get(name) for name in ("resize", "normalize", "pad")},
         "versions": _versions(target),
     }

@@ -6,6 +6,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -72,8 +73,17 @@ def several(pictures: Picture | Iterable[Picture]) -> Iterable[Picture]:
     return [pictures] if isinstance(pictures, str | os.PathLike | Image.Image) else pictures
 
 
-def read_ahead(items: Iterable[T], read: Callable[[T], R]) -> Generator[tuple[T, Callable[[], R]], None, None]:
-    """The items with what reads them, in order; a thread reads the next ones while one is worked on.
+def batched(items: Iterable[T], count: int) -> Iterator[list[T]]:
+    """The items in order, so many at a time, and at the end fewer."""
+    items = iter(items)
+    while batch := list(islice(items, count)):
+        yield batch
+
+
+def read_ahead(
+    items: Iterable[T], read: Callable[[T], R], most: int = _AHEAD
+) -> Generator[tuple[T, Callable[[], R]], None, None]:
+    """The items with what reads them, in order; a thread reads the next ones, at most so many, while one is worked on.
 
     Calling the second of a pair gives what `read` returned for the first, or raises what it raised.
     """
@@ -82,7 +92,7 @@ def read_ahead(items: Iterable[T], read: Callable[[T], R]) -> Generator[tuple[T,
     try:
         for item in items:
             waiting.append((item, pool.submit(read, item)))
-            if len(waiting) > _AHEAD:
+            if len(waiting) > most:
                 done, future = waiting.popleft()
                 yield done, future.result
         for done, future in waiting:

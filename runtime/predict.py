@@ -13,14 +13,15 @@ import numpy as np
 from detc.dsl.catalogue.data import PROPOSALS_MISSING
 from detc.dsl.catalogue.running import CLASS_LISTS_DIFFER, CLASSES_UNNAMED, NO_SETTINGS
 from detc.dsl.diagnostics import Diagnostic, DiagnosticError
-from detc.runtime.data.preprocess import Detections, Preprocess
+from detc.runtime.data.preprocess import Detections, Placement, Preprocess
 from detc.runtime.data.settings import Data, data_settings
-from detc.runtime.inputs import Order, Picture, picture_pixels, read_ahead, several
+from detc.runtime.inputs import Order, Picture, batched, picture_pixels, read_ahead, several
 from detc.runtime.views import Augmentation, augmentation_of
 
 if TYPE_CHECKING:
     import torch
 
+    from detc.runtime.artifact import Artifact
     from detc.runtime.detector import Detector
 
 Tell = Callable[[Iterable[Diagnostic]], None]
@@ -125,18 +126,23 @@ class Found(Detections):
         return [self.known[number] for number in self.classes]
 
 
-@dataclass(frozen=True)
-class Predictor:
-    """An engine with what belongs before and after it, and its test-time augmentation where it has one.
+class Finder:
+    """Finds objects in pictures; what does so is a subclass.
 
-    >>> for found in predictor(["street.jpg"]):
-    ...     print(found.names, found.boxes, found.scores)
+    `classes` are the names of the classes, by number; `together` is how many images are best looked at at once.
     """
 
-    engine: Engine
-    preprocess: Preprocess
     classes: tuple[str, ...]
-    augmentation: Augmentation | None = None
+    together: int = 1
+
+    def find_all(self, images: Sequence[np.ndarray]) -> list[Found]:
+        """What is found in each image (H, W, 3) uint8 in blue, green, red. It does not depend on the others."""
+        raise NotImplementedError
+
+    def find(self, image: np.ndarray) -> Found:
+        """What is found in an image (H, W, 3) uint8 in blue, green, red."""
+        (found,) = self.find_all([image])
+        return found
 
     def __call__(self, pictures: Picture | Iterable[Picture], order: Order = "bgr") -> list[Found]:
         """What is found in each picture, or in the only one: boxes in its own pixels, by falling score.
@@ -155,14 +161,41 @@ class Predictor:
         Raises:
             DiagnosticError: image-unreadable, bad-picture, when the picture's turn comes.
         """
-        for _, pixels in read_ahead(pictures, lambda picture: picture_pixels(picture, order)):
-            yield self.find(pixels())
+        ahead = read_ahead(pictures, lambda picture: picture_pixels(picture, order), 2 * self.together)
+        for reads in batched((read for _, read in ahead), self.together):
+            images, problem = [], None
+            for read in reads:
+                try:
+                    images.append(read())
+                except DiagnosticError as error:
+                    problem = error
+                    break
+            yield from self.find_all(images)
+            if problem is not None:
+                raise problem
 
-    def find(self, image: np.ndarray) -> Found:
-        """What is found in an image (H, W, 3) uint8 in blue, green, red.
 
-        Images go through the engine one by one: a result must not depend on what an image is batched with.
+@dataclass(frozen=True)
+class Predictor(Finder):
+    """An engine with what belongs before and after it, and its test-time augmentation where it has one.
+
+    >>> for found in predictor(["street.jpg"]):
+    ...     print(found.names, found.boxes, found.scores)
+    """
+
+    engine: Engine
+    preprocess: Preprocess
+    classes: tuple[str, ...]
+    augmentation: Augmentation | None = None
+
+    def find_all(self, images: Sequence[np.ndarray]) -> list[Found]:
+        """What is found in each image (H, W, 3) uint8 in blue, green, red.
+
+        They go through the engine one by one: a result must not depend on what an image is batched with.
         """
+        return [self._found(image) for image in images]
+
+    def _found(self, image: np.ndarray) -> Found:
         looks = [self._look(image, view) for view in self._views()]
         found = self.augmentation.merged(looks) if self.augmentation else looks[0]
         return Found(found.boxes, found.scores, found.classes, found.masks, known=self.classes)
@@ -174,6 +207,30 @@ class Predictor:
         batch, placements = view([image])
         (found,) = Preprocess.detections(self.engine(batch), placements)
         return found
+
+
+class ArtifactPredictor(Finder):
+    """An exported detector that takes pixels."""
+
+    def __init__(self, artifact: Artifact, classes: tuple[str, ...]) -> None:
+        self.artifact = artifact
+        self.classes = classes
+        self.together = artifact.batches[-1]
+
+    def find_all(self, images: Sequence[np.ndarray]) -> list[Found]:
+        """What is found in each image (H, W, 3) uint8 in blue, green, red."""
+        return self.read(self.artifact.detect(images), images)
+
+    def read(self, outputs: Sequence[dict[str, np.ndarray]], images: Sequence[np.ndarray]) -> list[Found]:
+        """What the artifact's `detect` gave for images, without what is absent, masks in the images' pixels."""
+        return [
+            self._read(found, (image.shape[1], image.shape[0])) for found, image in zip(outputs, images, strict=True)
+        ]
+
+    def _read(self, outputs: dict[str, np.ndarray], size: tuple[int, int]) -> Found:
+        alone = {name: value[None] for name, value in outputs.items()}
+        (found,) = Preprocess.detections(alone, [Placement(size, size)])
+        return Found(found.boxes, found.scores, found.classes, found.masks, known=self.classes)
 
 
 def detector_predictor(

@@ -17,9 +17,9 @@ from detc.runtime.data.images import read_image
 from detc.runtime.data.masks import as_json, mask_areas
 from detc.runtime.data.preprocess import Detections
 from detc.runtime.files import write_json
-from detc.runtime.inputs import is_video, read_ahead
+from detc.runtime.inputs import batched, is_video, read_ahead
 from detc.runtime.pictures import draw_detections, write_picture
-from detc.runtime.predict import Found, Predictor
+from detc.runtime.predict import Finder, Found
 from detc.runtime.videos import Video, writing_video
 
 
@@ -33,7 +33,7 @@ class Look:
 
 
 def write_predictions(
-    predictor: Predictor,
+    predictor: Finder,
     paths: Sequence[Path],
     output: Path,
     score: float,
@@ -62,8 +62,16 @@ def write_predictions(
         raise DiagnosticError(BAD_OPTION.at(None, summary, detail="give another folder"))
     found = _Predictions(predictor, output, score)
     problems: list[Diagnostic] = []
+    waiting: list[tuple[Path, np.ndarray]] = []
+
+    def looked() -> Iterator[Look]:
+        """Those that wait, looked at together."""
+        together = [*waiting]
+        waiting.clear()
+        yield from found.in_images(together)
+
     try:
-        for path, read in read_ahead(paths, _pixels):
+        for path, read in read_ahead(paths, _pixels, 2 * predictor.together):
             try:
                 pixels = read()
                 video = Video(path) if pixels is None else None
@@ -71,14 +79,17 @@ def write_predictions(
                 problems.extend(error)
                 continue
             if pixels is not None:
-                yield found.in_image(path, pixels)
-            elif video is not None:
+                waiting.append((path, pixels))
+            if video is not None or len(waiting) == predictor.together:
+                yield from looked()
+            if video is not None:
                 with video:
                     yield from found.in_video(video, every)
                 if video.problem is not None and video.problem.severity == "warning":
                     tell([video.problem])
                 elif video.problem is not None:
                     problems.append(video.problem)
+        yield from looked()
     finally:
         found.write()
     if problems:
@@ -106,7 +117,7 @@ def _pixels(path: Path) -> np.ndarray | None:
 class _Predictions:
     """What was found so far, as predictions.json has it."""
 
-    predictor: Predictor
+    predictor: Finder
     output: Path
     score: float
     videos: list[dict[str, Any]] = field(default_factory=list)
@@ -114,13 +125,13 @@ class _Predictions:
     annotations: list[dict[str, Any]] = field(default_factory=list)
     used: set[str] = field(default_factory=set)
 
-    def in_image(self, path: Path, pixels: np.ndarray) -> Look:
-        found = self.predictor.find(pixels)
-        suffix = path.suffix.lower()
-        name = self._free_name(path, suffix if suffix in (".png", ".webp", ".bmp") else ".jpg")
-        write_picture(self.output / name, self._drawn(pixels, found))
-        self._add(found, pixels, file_name=str(path), picture=name)
-        return Look(path, found)
+    def in_images(self, images: Sequence[tuple[Path, np.ndarray]]) -> Iterator[Look]:
+        for (path, pixels), found in zip(images, self.predictor.find_all([p for _, p in images]), strict=True):
+            suffix = path.suffix.lower()
+            name = self._free_name(path, suffix if suffix in (".png", ".webp", ".bmp") else ".jpg")
+            write_picture(self.output / name, self._drawn(pixels, found))
+            self._add(found, pixels, file_name=str(path), picture=name)
+            yield Look(path, found)
 
     def in_video(self, video: Video, every: int) -> Iterator[Look]:
         name = self._free_name(video.path, ".mp4")
@@ -135,20 +146,21 @@ class _Predictions:
         frames = video.frames(every)
         with ExitStack() as stack:
             # Closed before the video is: its thread reads there.
-            ahead = stack.enter_context(closing(read_ahead(count(), lambda _: next(frames, None))))
+            together = self.predictor.together
+            ahead = stack.enter_context(closing(read_ahead(count(), lambda _: next(frames, None), 2 * together)))
             write = None
-            for _, read in ahead:
-                frame = read()
-                if frame is None:
+            for reads in batched((read for _, read in ahead), together):
+                seen = [frame for read in reads if (frame := read()) is not None]
+                for frame, found in zip(seen, self.predictor.find_all([each.pixels for each in seen]), strict=True):
+                    if write is None:
+                        write = stack.enter_context(writing_video(self.output / name, video.rate / every, video.size))
+                        self.videos.append(entry)
+                    write(self._drawn(frame.pixels, found))
+                    where = {"video_id": entry["id"], "frame_id": frame.number, "time": round(frame.time, 3)}
+                    self._add(found, frame.pixels, file_name=str(video.path), **where)
+                    yield Look(video.path, found, frame.number)
+                if len(seen) < len(reads):
                     break
-                if write is None:
-                    write = stack.enter_context(writing_video(self.output / name, video.rate / every, video.size))
-                    self.videos.append(entry)
-                found = self.predictor.find(frame.pixels)
-                write(self._drawn(frame.pixels, found))
-                where = {"video_id": entry["id"], "frame_id": frame.number, "time": round(frame.time, 3)}
-                self._add(found, frame.pixels, file_name=str(video.path), **where)
-                yield Look(video.path, found, frame.number)
 
     def write(self) -> None:
         categories = [{"id": i, "name": name} for i, name in enumerate(self.predictor.classes, start=1)]

@@ -10,7 +10,7 @@ import importlib.util
 import os
 import resource
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from detc.runtime.artifact import Artifact
 
 # How an engine is called on the command line, and the package that it needs beside detc's own.
 RIVALS = {"torch": "", "compile": "", "onnxruntime": "", "openvino": "openvino", "tvm": ""}
@@ -96,10 +98,10 @@ def serve(rival: Rival, images: list[np.ndarray], threads: int | None, pipe: Con
     pipe.send(Ready(time.perf_counter() - start))
     while pipe.recv():
         pipe.send(run())
-    pipe.send(_most_memory())
+    pipe.send(most_memory())
 
 
-def _most_memory() -> int:
+def most_memory() -> int:
     """The most memory that this process had, in bytes."""
     try:
         lines = Path("/proc/self/status").read_text("utf-8").splitlines()
@@ -110,54 +112,67 @@ def _most_memory() -> int:
 
 def _prepare(rival: Rival, images: list[np.ndarray], threads: int | None) -> Callable[[], Turn]:
     """A function that takes the images through a rival once."""
-    from detc.runtime.data.preprocess import Preprocess
-
-    preprocess, engine, network = _engine(rival, threads)
+    before, engine, after, network = _engine(rival, threads)
 
     def turn() -> Turn:
         begun = time.perf_counter()
-        batch, placements = preprocess(images)
-        before = time.perf_counter()
-        outputs = engine(image=batch)
+        given = before(images)
+        prepared = time.perf_counter()
+        outputs = engine(given)
         ran = time.perf_counter()
-        Preprocess.detections(outputs, placements)
-        after = time.perf_counter()
+        after(outputs, given)
+        done = time.perf_counter()
         seconds = None
         if network is not None:
-            network(batch)
-            seconds = time.perf_counter() - after
-        return Turn(before - begun, ran - before, after - ran, seconds)
+            network()
+            seconds = time.perf_counter() - done
+        return Turn(prepared - begun, ran - prepared, done - ran, seconds)
 
     return turn
 
 
-def _engine(rival: Rival, threads: int | None) -> tuple[Any, Callable[..., Any], Callable[..., Any] | None]:
-    """What belongs before an engine, the engine, and its first network where it can be had."""
+# From images to what the engine takes, the engine, from there to boxes, and the first network where it can be had.
+Stages = tuple[Callable[..., Any], Callable[..., Any], Callable[..., Any], Callable[[], object] | None]
+
+
+def _engine(rival: Rival, threads: int | None) -> Stages:
+    """The stages of an engine. Of an artifact, pixels go in as they are: what comes before is in the engine."""
     if rival.engine in ("torch", "compile"):
         return _torch(rival, threads)
-    from detc.runtime.artifact import Artifact, OnnxEngine, read
+    from detc.runtime.artifact import Artifact
 
     assert rival.artifact is not None
-    artifact = Artifact.load(rival.artifact)
-    preprocess = artifact.predictor().preprocess
-    if rival.engine == "openvino":
-        names = [output["name"] for output in artifact.manifest["outputs"]]
-        whole = _openvino(read(rival.artifact)[1]["model.onnx"], names, threads)
-        return preprocess, whole, _openvino(rival.network.read_bytes(), (), threads) if rival.network else None
-    if rival.engine == "tvm":
-        return preprocess, artifact, artifact.first_network
+    artifact = Artifact.load(rival.artifact, rival.engine, threads)
+    predictor = artifact.predictor()
+    network = artifact.first_network() if rival.engine == "tvm" else None
     if rival.network is not None:
-        alone = OnnxEngine(rival.network.read_bytes())
-        return preprocess, artifact, lambda image: alone(image=image)
-    return preprocess, artifact, None
+        network = _alone(rival.network.read_bytes(), rival.engine, artifact, threads)
+    return lambda images: images, artifact.detect, predictor.read, network
 
 
-def _torch(rival: Rival, threads: int | None) -> tuple[Any, Callable[..., Any], Callable[..., Any]]:
+def _alone(model: bytes, engine: str, artifact: Artifact, threads: int | None) -> Callable[[], object]:
+    """A network of an ONNX model, given normalised noise of an artifact's first size."""
+    import numpy as np
+
+    from detc.runtime.engines import OnnxEngine, OpenVinoEngine
+
+    first = artifact.entries[0]
+    image = np.random.default_rng(0).standard_normal((first.batch, 3, first.height, first.width), np.float32)
+    if engine == "openvino":
+        alone = OpenVinoEngine(model, None, (), artifact.manifest["precision"], threads)
+        return lambda: alone(image=image)
+    session = OnnxEngine(model, None, threads)
+    return lambda: session(image=image)
+
+
+def _torch(rival: Rival, threads: int | None) -> Stages:
+    import numpy as np
     import torch
 
     import detc
     from detc.runtime.artifact import Artifact
-    from detc.runtime.predict import FxEngine, loaded_module
+    from detc.runtime.data.preprocess import Preprocess
+    from detc.runtime.predict import FxEngine, data_of, loaded_module, preprocess_of
 
     if threads is not None:
         torch.set_num_threads(threads)
@@ -172,31 +187,21 @@ def _torch(rival: Rival, threads: int | None) -> tuple[Any, Callable[..., Any], 
         if rival.engine == "compile":
             view.compile(dynamic=False)
     forward = views["forward"].to(rival.device).eval()
+    # The same pixels as the artifacts get: images fitted into one size.
+    first = Artifact.load(rival.artifact).entries[0]
+    preprocess = preprocess_of(data_of(detector), 1, fixed=(first.width, first.height))
+    noise = np.random.default_rng(0).standard_normal((first.batch, 3, first.height, first.width), np.float32)
 
-    def network(image: np.ndarray) -> None:
+    def network() -> None:
         with torch.inference_mode():
-            found = forward(torch.from_numpy(image).to(rival.device))
+            found = forward(torch.from_numpy(noise).to(rival.device))
         # Waits for a GPU.
         next(value for values in found.values() for value in ([values] if hasattr(values, "cpu") else values)).cpu()
 
-    # The same pixels as the artifacts get: images fitted into one size.
-    preprocess = Artifact.load(rival.artifact).predictor().preprocess
-    return preprocess, FxEngine(views["predict"], rival.device), network
-
-
-def _openvino(model: bytes, names: Sequence[str], threads: int | None) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
-    import openvino
-
-    core = openvino.Core()
-    # Its own choice of precision would be bfloat16 where the processor has it.
-    config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
-    if threads is not None:
-        config["INFERENCE_NUM_THREADS"] = threads
-    compiled = core.compile_model(core.read_model(model, b""), "CPU", config)
-
-    def run(image: np.ndarray) -> dict[str, np.ndarray]:
-        # In the order of the model's outputs: OpenVINO may call them otherwise.
-        found = compiled([image])
-        return {name: found[index] for index, name in enumerate(names)}
-
-    return run
+    whole = FxEngine(views["predict"], rival.device)
+    return (
+        preprocess,
+        lambda given: whole(image=given[0]),
+        lambda outputs, given: Preprocess.detections(outputs, given[1]),
+        network,
+    )

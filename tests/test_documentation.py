@@ -108,7 +108,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     detector = detc.load(folder / "mine.det")
     module = detector.module("predict")
     save_weights(folder / "best.safetensors", module.state_dict(), detector)
-    export(detector, module, folder / "mine-llvm.detc", target="onnx", height=64, width=96)
+    export(detector, module, folder / "mine-llvm.detc", target="onnx", sizes=[(64, 96)])
     picture = draw(0)[0]
     for name in ("street.jpg", "photos/a.jpg", "more/deep/b.png"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)

@@ -153,12 +153,25 @@ WRONG_INPUT = Kind(
     "E0814",
     "wrong-artifact-input",
     "an artifact is given another input than it was compiled for",
-    """An artifact is compiled for one batch and one image size, float32, already normalised.
+    """`Artifact.run` takes arrays as the manifest's `inputs` describe them: pixels as bytes with the size of each
+image, or, of a detector that was exported without `data`, images of one size, float32, already normalised.
 
-The manifest's `inputs` says which. Pad or resize the image as its `preprocessing` says, or let
-`detc.Artifact.predictor` do both.""",
-    wrong=Example("python", 'artifact = detc.Artifact.load("mine-llvm.detc")\nartifact(photo)', "with the photo"),
-    right=Example("python", 'artifact = detc.Artifact.load("mine-llvm.detc")\nartifact.predictor()([photo])'),
+Calling the artifact itself takes pictures of any size, one or many.""",
+    wrong=Example(
+        "python", 'artifact = detc.Artifact.load("mine-llvm.detc")\nartifact.run(image=photo)', "with the photo"
+    ),
+    right=Example("python", 'artifact = detc.Artifact.load("mine-llvm.detc")\nartifact(photo)'),
+)
+
+NO_ENGINE = Kind(
+    "E0815",
+    "no-engine",
+    "an artifact cannot be run by the engine asked for",
+    """The engine that was asked for does not run this kind of artifact, or is not installed.
+
+ONNX Runtime and OpenVINO run artifacts of the target onnx, TVM's runtime those of llvm and cuda.""",
+    wrong=Example("shell", "detc predict mine-llvm.detc photos/ --engine onnxruntime --output found"),
+    right=Example("shell", "detc predict mine-llvm.detc photos/ --output found"),
 )
 
 BAD_SIZE = Kind(

@@ -8,6 +8,7 @@ from typing import Self
 
 import numpy as np
 
+from detc.compiler.emit.letterbox import Letterbox
 from detc.runtime.data.affine import Affine
 from detc.runtime.data.layers import Layer
 from detc.runtime.data.masks import RunLengths, paste_masks
@@ -52,6 +53,11 @@ class Placement:
         place = Affine((-across, down), (float(self.scaled[0]), 0.0)) if self.mirrored else Affine((across, down))
         return Layer.whole(self.original).moved(place, (0, 0, *self.scaled))
 
+    @property
+    def unscaled(self) -> Placement:
+        """That of the same image where boxes are in its own pixels already."""
+        return Placement(self.original, self.original)
+
     def back(self, boxes: np.ndarray) -> np.ndarray:
         """Boxes (K, 4) in pixels of the batch, as pixels of the original image, cut at its border."""
         factors = np.asarray([self.original[0] / self.scaled[0], self.original[1] / self.scaled[1]] * 2, np.float32)
@@ -88,6 +94,12 @@ class Preprocess:
             scaled = [small[:, ::-1] for small in scaled]
         least = self.fixed or (1, 1)
         return pad_batch(scaled, self.normalize, 1 if self.fixed else self.multiple, least), placements
+
+    @classmethod
+    def fitting(cls, letterbox: Letterbox, height: int, width: int) -> Self:
+        """What exported detectors do of themselves with pixels: for comparing them with others."""
+        normalize = Normalize(letterbox.mean, letterbox.std, letterbox.order)
+        return cls(Resize((width, height)), normalize, 1, fixed=(width, height))
 
     def _resize(self) -> Resize | _FitInside:
         return _FitInside(self.fixed) if self.fixed else self.resize

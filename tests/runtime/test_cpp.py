@@ -74,7 +74,7 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     module = detector.module("predict")
     find_many(module)
-    export(detector, module, folder / "tiny.detc", target="llvm", height=64, width=96)
+    export(detector, module, folder / "tiny.detc", target="llvm", sizes=[(64, 96)])
     return folder / "tiny.detc"
 
 

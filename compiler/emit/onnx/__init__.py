@@ -1,5 +1,5 @@
 """The predict view as an ONNX model: pixels in, boxes out, in standard operators only."""
 
-from detc.compiler.emit.onnx.model import emit
+from detc.compiler.emit.onnx.model import emit, large_weights, refer
 
-__all__ = ["emit"]
+__all__ = ["emit", "large_weights", "refer"]

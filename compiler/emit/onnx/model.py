@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -141,6 +141,23 @@ def emit(
     small = [tensor for tensor in tensors if len(tensor.raw_data) <= _LARGE]
     onnx.checker.check_model(assembled([*given.values(), *described], small), full_check=True)
     return assembled([*given.values()], tensors)
+
+
+def large_weights(model: onnx.ModelProto) -> dict[str, np.ndarray]:
+    """The arrays of a model that are worth a place outside it."""
+    tensors = model.graph.initializer
+    return {tensor.name: numpy_helper.to_array(tensor) for tensor in tensors if len(tensor.raw_data) > _LARGE}
+
+
+def refer(model: onnx.ModelProto, file: str, places: Mapping[str, tuple[int, int]]) -> None:
+    """Takes arrays out of a model, which finds them in `file` then: from which byte on, and how many."""
+    for tensor in model.graph.initializer:
+        if tensor.name in places:
+            tensor.ClearField("raw_data")
+            tensor.data_location = TensorProto.EXTERNAL
+            start, length = places[tensor.name]
+            for key, value in (("location", file), ("offset", str(start)), ("length", str(length))):
+                tensor.external_data.add(key=key, value=value)
 
 
 def _info(name: str, static: Static, value: Value) -> onnx.ValueInfoProto:

@@ -287,7 +287,7 @@ def program(
         variable = block.emit_func_output(block.emit(relax.Tuple(results)))
     functions = {"main": tuple(parameters)}
     if letterbox is not None:
-        add_detect(main, variable, letterbox, [relax.Var(each.name_hint, each.ty) for each in own.values()])
+        add_detect(main, variable, letterbox, [relax.Var(name, each.ty) for name, each in own.items()])
         functions["detect"] = functions["main"]
     functions |= {f"part_{index}": tuple(b.parameters) for index, (_, b, _) in enumerate(built)}
     prepared = {name: made for name, made in parameters.items() if isinstance(made, Preparation)}

@@ -125,7 +125,7 @@ def _of_spec(
         targets |= {"onnx"} if set(engines) - {"tvm"} else set()
         for target in sorted(targets):
             artifacts[target] = folder / f"{target}.detc"
-            shape = {"height": height, "width": width, "batch": batch}
+            shape = {"sizes": [(height, width)], "batches": [batch]}
             export(detector, module, artifacts[target], target=target, step=status.update, **shape)  # type: ignore[arg-type]
         if "onnx" in targets:
             status.update("writing the network alone")

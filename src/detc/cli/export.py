@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import resource
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +16,10 @@ from detc.cli.completion import detectors
 
 if TYPE_CHECKING:
     from detc.runtime.detector import Detector
+    from detc.runtime.export import Variant
+
+# What --precision says, as the rest of detc calls it.
+PRECISIONS = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
 
 def export(
@@ -23,9 +29,11 @@ def export(
         str | None, typer.Option(help="cuda: sm_90 (the default), ...; llvm: a processor (by default this one).")
     ] = None,
     size: Annotated[
-        str | None, typer.Option(metavar="HxW", help="Height and width of the images; by default the spec's.")
+        list[str] | None,
+        typer.Option(metavar="HxW", help="Height and width that images are fitted into; by default the spec's."),
     ] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Images at a time.")] = 1,
+    batch: Annotated[list[int] | None, typer.Option(min=1, max=1024, help="Images at a time; 1 by default.")] = None,
+    precision: Annotated[str, typer.Option(help="fp32, fp16 or bf16: what the network computes in.")] = "fp32",
     weights: Annotated[Path | None, typer.Option(metavar="FILE", help="The trained weights.")] = None,
     random_weights: Annotated[bool, typer.Option(help="Take fresh weights: to try an export before training.")] = False,
     output: Annotated[
@@ -33,6 +41,8 @@ def export(
     ] = None,
 ) -> None:
     """Compile a detector, images in and boxes out, and write it when it agrees with torch.fx.
+
+    --size and --batch may be given several times: the artifact takes all of them, with one copy of the weights.
 
     Example: detc export mine.det --weights runs/mine/best.safetensors --target cuda --arch sm_90
     """
@@ -43,7 +53,8 @@ def export(
         raise typer.BadParameter("--arch is for cuda and llvm: an ONNX model has none")
     if (weights is not None) and random_weights:
         raise typer.BadParameter("--weights and --random-weights exclude each other")
-    given = height_and_width(size) if size else None
+    choice("--precision", precision, tuple(PRECISIONS))
+    given = [height_and_width(each) for each in size or ()]
 
     import detc
     from detc.dsl.catalogue.export import NO_WEIGHTS
@@ -53,18 +64,32 @@ def export(
     if weights is None and not random_weights:
         detail = "give --weights FILE, or --random-weights to try the export itself"
         raise DiagnosticError(NO_WEIGHTS.at(None, f"no weights were given for {detector.name}", detail=detail))
-    asked = given or _spec_size(detector)
+    sizes = [_rounded(detector, asked) for asked in given or [_spec_size(detector)]]
+    path = output or Path(f"{detector.name}-{target}.detc")
+    started = time.monotonic()
+    variants = _run(detector, weights, path, target, sizes, batch or [1], arch, PRECISIONS[precision])
+    took = f"in {time.monotonic() - started:.0f} s, with at most {_most_memory() / 1e6:.0f} MB of memory"
+    typer.echo(f"{path}: {path.stat().st_size / 1e6:.1f} MB, {took}")
+    for variant in variants:
+        named = f"{variant.batch} x 3 x {variant.height} x {variant.width}"
+        typer.echo(f"{named}, compared with torch.fx: {variant.verification}")
+
+
+def _rounded(detector: Detector, asked: tuple[int, int]) -> tuple[int, int]:
+    """A height and width that the detector takes, with a note where it is not what was asked for."""
     divisor = detector.graph.size_divisor
     height, width = (math.ceil(side / divisor) * divisor for side in asked)
     if (height, width) != asked:
         rounded = f"{asked[0]}x{asked[1]} is rounded up to {height}x{width}"
         typer.echo(f"note: {rounded}: {detector.name} takes multiples of {divisor}", err=True)
-    path = output or Path(f"{detector.name}-{target}.detc")
-    started = time.monotonic()
-    verification = _run(detector, weights, path, target, height, width, batch, arch)
-    megabytes = path.stat().st_size / 1e6
-    typer.echo(f"{path}: {megabytes:.1f} MB, {batch}x3x{height}x{width}, in {time.monotonic() - started:.0f} s")
-    typer.echo(f"compared with torch.fx: {verification}")
+    return height, width
+
+
+def _most_memory() -> int:
+    """The most memory that this process, or one that it started, ever had, in bytes."""
+    from detc.runtime.rivals import most_memory
+
+    return max(most_memory(), 1024 * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
 
 
 def _run(
@@ -72,11 +97,11 @@ def _run(
     weights: Path | None,
     path: Path,
     target: str,
-    height: int,
-    width: int,
-    batch: int,
+    sizes: Sequence[tuple[int, int]],
+    batches: Sequence[int],
     arch: str | None,
-) -> object:
+    precision: str,
+) -> tuple[Variant, ...]:
     """The export, with what it is doing shown where there is a terminal."""
     from rich.console import Console
 
@@ -97,10 +122,10 @@ def _run(
             module,
             path,
             target=target,  # type: ignore[arg-type]
-            height=height,
-            width=width,
-            batch=batch,
+            sizes=sizes,
+            batches=batches,
             arch=arch,
+            precision=precision,  # type: ignore[arg-type]
             step=step,
         )
 

@@ -14,7 +14,7 @@ from detc.cli.completion import detectors
 from detc.cli.progress import progress
 
 if TYPE_CHECKING:
-    from detc.runtime.predict import Predictor
+    from detc.runtime.predict import Finder
     from detc.runtime.predictions import Look
 
 
@@ -31,6 +31,9 @@ def predict(
     score: Annotated[float, typer.Option(min=0, max=1, help="Least score of the boxes drawn.")] = 0.3,
     tta: Annotated[bool | None, typer.Option("--tta/--no-tta", help=TTA)] = None,
     recursive: Annotated[bool, typer.Option("--recursive", help="Look into the folders of folders too.")] = False,
+    engine: Annotated[
+        str | None, typer.Option(help="What runs an artifact: onnxruntime, openvino or tvm; the fastest by default.")
+    ] = None,
     every: Annotated[int, typer.Option(min=1, help="Of videos, look at every so-maniest frame.")] = 1,
 ) -> None:
     """Find objects in images and videos: pictures with boxes, and all boxes as COCO JSON.
@@ -43,7 +46,7 @@ def predict(
     from detc.runtime.predictions import count_looks, write_predictions
 
     paths = media_files(images, recursive)
-    predictor = _predictor(spec, weights, tta)
+    predictor = _predictor(spec, weights, tta, engine)
     looks = write_predictions(predictor, paths, output, score, every, report)
     with (
         closing(looks),
@@ -80,15 +83,21 @@ class _Tally:
         self.path, self.frames, self.counts = None, 0, Counter()
 
 
-def _predictor(spec: str, weights: Path | None, tta: bool | None) -> Predictor:
+def _predictor(spec: str, weights: Path | None, tta: bool | None, engine: str | None) -> Finder:
     import detc
 
     if spec.endswith(".detc"):
         if weights is not None:
             raise typer.BadParameter(f"{spec} has its own weights: leave --weights out")
         if tta:
-            raise typer.BadParameter(f"{spec} was exported for one view of one size: --tta needs a spec")
-        return detc.Artifact.load(spec).predictor()
+            raise typer.BadParameter(f"{spec} was exported for one view of an image: --tta needs a spec")
+        artifact = detc.Artifact.load(spec, engine or "fastest")
+        predictor = artifact.predictor()
+        artifact.warm_up()
+        typer.echo(f"running under {artifact.described}")
+        return predictor
+    if engine is not None:
+        raise typer.BadParameter("--engine is for artifacts: a spec is run by torch")
     if weights is None:
         raise typer.BadParameter("a spec needs --weights FILE")
     return detc.load(*split_spec(spec)).predictor(weights, tta)
