@@ -1,7 +1,8 @@
 // An exported detector (`detc export --target llvm`) in C++: the file, its weights, its kernels.
 //
-// A `.detc` file is a zip archive without compression. `manifest.json` describes it, `kernels.so` is a shared library
-// for TVM's runtime, `weights.safetensors` has the arrays that its functions take. Linux, little endian.
+// A `.detc` file is a zip archive without compression. `manifest.json` describes it, and has an entry for each batch and
+// image size: a shared library for TVM's runtime. `weights.safetensors` has the arrays that all their functions take.
+// Linux, little endian.
 #pragma once
 
 #include <dlfcn.h>
@@ -62,7 +63,8 @@ struct Array {
   std::vector<T> values;
 };
 
-/// A detector, loaded and ready. Its kernels run on the CPU, on as many threads as TVM_NUM_THREADS says.
+/// A detector for one image at a time, loaded and ready. Its kernels run on the CPU, on as many threads as
+/// TVM_NUM_THREADS says. Images are of any size: the kernels fit them into the detector's own, and give boxes back.
 class Detector {
  public:
   /// `runtime` is the folder of TVM's runtime libraries: `lib` of the Python package `tvm`, or where they were copied.
@@ -75,11 +77,16 @@ class Detector {
     manifest_ = Json::parse(files.at("manifest.json"));
     if (manifest_["target"].string() != "llvm")
       throw std::runtime_error(path + " is for " + manifest_["target"].string() + ", and not llvm");
+    if (manifest_["format"].integer() != 2)
+      throw std::runtime_error(path + " is in a format that this example does not read: export it again");
+    for (const Json& entry : manifest_["entries"].items())
+      if (entry["batch"].integer() == 1 && entry["inputs"].items().at(0)["name"].string() == "pixels") entry_ = entry;
+    if (!entry_.has("file")) throw std::runtime_error(path + " takes no single images of any size");
     // Libraries are loaded from files alone.
     char place[] = "/tmp/detc-XXXXXX.so";
     int handle = mkstemps(place, 3);
     if (handle < 0) throw std::runtime_error("no temporary file can be made in /tmp");
-    const std::string& library = files.at("kernels.so");
+    const std::string& library = files.at(entry_["file"].string());
     bool written = write(handle, library.data(), library.size()) == static_cast<ssize_t>(library.size());
     close(handle);
     if (written) module_ = tvm::ffi::Module::LoadFromFile(place);
@@ -93,31 +100,32 @@ class Detector {
     weights(files.at("weights.safetensors"));
   }
 
-  /// What the file says of itself: `classes`, `inputs`, `outputs`, `preprocessing` and more.
+  /// What the file says of itself: `classes`, `entries`, `preprocessing` and more.
   const Json& manifest() const { return manifest_; }
 
-  /// Looks for objects in normalised images (N, 3, H, W), the shape of the manifest's first input.
-  void run(const std::vector<float>& images) {
-    std::vector<std::int64_t> shape;
-    std::size_t count = 1;
-    for (const Json& side : manifest_["inputs"].items().at(0)["shape"].items()) {
-      shape.push_back(side.integer());
-      count *= static_cast<std::size_t>(side.integer());
-    }
-    if (images.size() != count) throw std::runtime_error("the image has another size than the detector takes");
-    std::vector<tvm::ffi::Any> arguments{put(shape, DLDataType{kDLFloat, 32, 1}, images.data(), 4 * count)};
+  /// In which order pixels have their channels: "bgr" is blue, green, red.
+  const std::string& order() const { return entry_["inputs"].items().at(0)["order"].string(); }
+
+  /// Looks for objects in an image: `pixels` (height, width, 3), a row after the other.
+  void run(const std::vector<unsigned char>& pixels, int height, int width) {
+    if (height < 1 || width < 1 || pixels.size() != 3 * static_cast<std::size_t>(height) * static_cast<std::size_t>(width))
+      throw std::runtime_error("the pixels are not as many as height x width x 3");
+    const std::int64_t size[2] = {height, width};
+    std::vector<tvm::ffi::Any> arguments{
+        put({1, height, width, 3}, DLDataType{kDLUInt, 8, 1}, pixels.data(), pixels.size()),
+        put({1, 2}, DLDataType{kDLInt, 64, 1}, size, sizeof(size))};
     for (const auto& weight : arguments_) arguments.push_back(weight);
     std::vector<tvm::ffi::AnyView> views(arguments.begin(), arguments.end());
     tvm::ffi::Any result;
-    auto main = (*machine_)->GetFunction("main").value();
-    main.CallPacked(tvm::ffi::PackedArgs(views.data(), static_cast<std::int32_t>(views.size())), &result);
+    auto detect = (*machine_)->GetFunction("detect").value();
+    detect.CallPacked(tvm::ffi::PackedArgs(views.data(), static_cast<std::int32_t>(views.size())), &result);
     results_ = result.cast<tvm::ffi::Array<tvm::ffi::Tensor>>();
   }
 
   /// What the last run gave under a name: float for boxes, scores and masks, std::int64_t for classes.
   template <typename T>
   Array<T> result(const std::string& name) const {
-    const auto& outputs = manifest_["outputs"].items();
+    const auto& outputs = entry_["outputs"].items();
     for (std::size_t index = 0; index < outputs.size(); ++index) {
       if (outputs[index]["name"].string() != name) continue;
       tvm::ffi::Tensor tensor = results_[static_cast<std::int64_t>(index)];
@@ -143,7 +151,7 @@ class Detector {
     return tensor;
   }
 
-  /// The arrays that `main` takes after the images, in its order. Safetensors: a length, a description, the data.
+  /// The arrays that `detect` takes after the pixels and their size, in its order. Safetensors: a length, a description, the data.
   void weights(const std::string& file) {
     std::uint64_t length = 0;
     if (file.size() < 8) throw std::runtime_error("the weights are cut short");
@@ -153,7 +161,7 @@ class Detector {
     const std::map<std::string, DLDataType> types{{"F32", {kDLFloat, 32, 1}}, {"F16", {kDLFloat, 16, 1}},
                                                   {"I64", {kDLInt, 64, 1}},   {"I32", {kDLInt, 32, 1}},
                                                   {"U8", {kDLUInt, 8, 1}},    {"BOOL", {kDLBool, 8, 1}}};
-    for (const Json& name : manifest_["functions"]["main"].items()) {
+    for (const Json& name : entry_["functions"]["detect"].items()) {
       const Json& weight = described[name.string()];
       std::vector<std::int64_t> shape;
       for (const Json& side : weight["shape"].items()) shape.push_back(side.integer());
@@ -165,7 +173,7 @@ class Detector {
     }
   }
 
-  Json manifest_;
+  Json manifest_, entry_;
   std::optional<tvm::ffi::Module> module_, machine_;
   tvm::ffi::Function allocate_, copy_in_, copy_out_;
   std::vector<tvm::ffi::Tensor> arguments_;
