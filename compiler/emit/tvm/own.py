@@ -27,7 +27,7 @@ class CudaKernel:
         def given(argument: Any, kind: str) -> Any:
             if kind == "handle":
                 return argument.data
-            return argument.astype(kind) if isinstance(argument, tirx.PrimExpr) else tirx.const(argument, kind)
+            return tirx.const(argument, kind) if isinstance(argument, int | float) else argument.astype(kind)
 
         values = (given(argument, kind) for argument, kind in zip(arguments, self.arguments, strict=True))
         return tirx.call_packed(self.name, *values, *(tirx.const(count, "int32") for count in (blocks, threads, *more)))
