@@ -97,8 +97,11 @@ def read_ahead(
                 yield done, future.result
         for done, future in waiting:
             yield done, future.result
-    finally:
+    except BaseException:
         pool.shutdown(cancel_futures=True)
+        raise
+    # Whoever takes several at a time may not have asked for the last ones yet.
+    pool.shutdown()
 
 
 def media_files(arguments: Sequence[str], recursive: bool = False) -> list[Path]:
