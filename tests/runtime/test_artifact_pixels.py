@@ -60,7 +60,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> detc.Detector:
 def module(tiny: detc.Detector) -> torch.fx.GraphModule:
     torch.manual_seed(0)
     module = tiny.module("predict")
-    find_many(module)
+    find_many(module, 10)
     return module
 
 
@@ -92,7 +92,11 @@ both = pytest.mark.parametrize("path", ["llvm", "onnx"], indirect=True)
 
 
 def picture(width: int, height: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+    """Smooth spots, and a little noise."""
+    rng = np.random.default_rng(seed)
+    spots = rng.integers(0, 256, (height // 12 + 1, width // 12 + 1, 3), np.uint8)
+    smooth = cv2.resize(spots, (width, height), interpolation=cv2.INTER_CUBIC).reshape(height, width, 3)
+    return np.clip(smooth + rng.normal(0, 4, smooth.shape), 0, 255).astype(np.uint8)
 
 
 def by_torch(module: torch.fx.GraphModule, image: np.ndarray, size: tuple[int, int]) -> Detections:
@@ -126,8 +130,7 @@ def test_images_of_any_size_have_the_boxes_of_the_fx_module(
     expected = by_torch(module, image, artifact._size_for(image))
     matched, count = agree(expected, found)
     assert count > 5
-    # Of a hundred boxes in noise, under weights that are not trained, some overlap by the threshold to the last bit.
-    assert matched >= 0.9 * count
+    assert matched >= 0.98 * count
     assert found.boxes.min() >= 0 and (found.boxes[:, 2:].max(0) <= size).all()
 
 
@@ -157,7 +160,7 @@ def test_any_number_of_images_is_looked_at_in_order(path: Path) -> None:
     assert len(together) == 8
     for one, other in zip(one_by_one, together, strict=True):
         matched, count = agree(one, other)
-        assert matched >= 0.9 * count
+        assert matched >= 0.98 * count
     assert artifact([]) == []
     # The memory that pixels are packed into is used again: earlier results are not changed by later images.
     same(artifact(images[0])[0], one_by_one[0])
@@ -216,7 +219,7 @@ def test_engines_agree_and_say_what_they_are(onnx: Path) -> None:
     assert ours.described.startswith("ONNX Runtime ") and other.described.startswith("OpenVINO ")
     # Of the detector's own size, where nothing is scaled; the other may be a grey level off.
     matched, count = agree(ours(images)[0], other(images)[0])
-    assert matched >= 0.9 * count > 5
+    assert matched >= 0.98 * count > 5
 
 
 def test_the_fastest_engine_is_measured_once(onnx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -75,11 +75,12 @@ def small_detector(folder: Path, name: str) -> Detector:
     return detc.load(path, name)
 
 
-def find_many(module: torch.nn.Module) -> None:
-    """Scales the last layer of RetinaNet with random weights so that it finds many objects in any image."""
+def find_many(module: torch.nn.Module, factor: float = 60.0) -> None:
+    """Scales the last layer of RetinaNet with random weights so that it finds many objects in any image; with a small
+    factor, none that it is all but sure of: the order of such is a matter of rounding."""
     with torch.no_grad():
         for key, value in module.state_dict().items():
             if key.endswith("retina_cls.weight"):
-                value.mul_(60)
+                value.mul_(factor)
             if key.endswith("retina_cls.bias"):
                 value.fill_(-2.0)
