@@ -238,7 +238,7 @@ def compare(judge: Judge, candidate: Candidate, shape: tuple[int, int, int, int]
     """The candidate against the judge, on `images` batches of images of `shape` (N, 3, H, W)."""
     tally = _Tally()
     found = np.zeros(2, int)
-    batches = [_inputs(judge.graph, seed, shape) for seed in range(images)]
+    batches = [inputs_like(judge.graph, seed, shape) for seed in range(images)]
     expected = []
     for inputs in batches:
         values = judge.values(inputs)
@@ -288,7 +288,7 @@ def _least(stable: int) -> float:
     return STABLE_SHARE * stable - stable**0.5
 
 
-def _inputs(graph: Graph, seed: int, shape: tuple[int, int, int, int]) -> Arrays:
+def inputs_like(graph: Graph, seed: int, shape: tuple[int, int, int, int]) -> Arrays:
     """Images, and for a detector that takes proposals too, boxes anywhere in them, of which the last are absent."""
     rng = np.random.default_rng(seed)
     n, _, height, width = shape

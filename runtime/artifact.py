@@ -294,12 +294,12 @@ class Artifact:
         if engine not in (None, "fastest", *able):
             summary = f"{path}: {engine} does not run it, but {' and '.join(able)}"
             raise DiagnosticError(NO_ENGINE.at(None, summary))
-        if engine not in (None, "fastest") and not _installed(engine):
+        if engine not in (None, "fastest") and not installed(engine):
             summary = f"{path}: {engine} is not installed"
             raise DiagnosticError(NO_ENGINE.at(None, summary, detail=f"pip install 'detc[{engine}]'"))
         if manifest["target"] != "onnx":
             _require_machine(path, manifest)
-        present = [each for each in able if _installed(each)]
+        present = [each for each in able if installed(each)]
         if manifest["precision"] == "bfloat16" and "openvino" in present:
             default = "openvino"
         elif engine == "fastest" and len(present) > 1:
@@ -430,7 +430,8 @@ def _sides(shape: Iterable[int | str]) -> str:
     return "x".join(map(str, shape)) or "of no axes"
 
 
-def _installed(engine: str) -> bool:
+def installed(engine: str) -> bool:
+    """Whether what an engine needs is there."""
     return importlib.util.find_spec(_MODULES[engine]) is not None
 
 

@@ -98,9 +98,12 @@ class OpenVinoEngine:
         self._outputs = tuple(outputs)
 
     def __call__(self, **inputs: np.ndarray) -> dict[str, np.ndarray]:
+        return dict(zip(self._outputs, self.results(inputs), strict=False))
+
+    def results(self, inputs: Any) -> list[np.ndarray]:
+        """All outputs, in the model's order: OpenVINO may call them otherwise. Inputs are named, or in their order."""
         found = self._request.infer(inputs, share_inputs=True)
-        # In the order of the model's outputs: OpenVINO may call them otherwise.
-        return {name: found[index] for index, name in enumerate(self._outputs)}
+        return [found[index] for index in range(len(found))]
 
 
 class TvmEngine:

@@ -35,14 +35,16 @@ from detc.runtime.agreement import (
     compare,
     match,
 )
-from detc.runtime.artifact import missing_features, packed
+from detc.runtime.artifact import installed, missing_features, packed
 from detc.runtime.data.preprocess import Preprocess
 from detc.runtime.data.records import interpret
 from detc.runtime.data.transforms import Normalize
 from detc.runtime.engines import WEIGHTS, Engine, OnnxEngine, TvmEngine, on_device
 from detc.runtime.files import make_folder, write_whole
+from detc.runtime.low_precision import OpenVinoCandidate, compare_rounded
 
 if TYPE_CHECKING:
+    import onnx
     import torch
 
     from detc.compiler.graph import Graph, Value
@@ -173,26 +175,42 @@ class _Work:
         return each
 
     def _onnx(self, size: Mapping[str, int]) -> _Compiled:
-        from detc.compiler.emit.onnx import emit, large_weights
+        from detc.compiler.emit.onnx import emit, halve, large_weights
+
+        def emitted(graph: Graph, letterbox: Letterbox | None = None) -> onnx.ModelProto:
+            model = emit(graph, self.weights, **size, letterbox=letterbox)
+            if self.precision == "float16":
+                halve(model)
+            return model
 
         self.step("writing the ONNX model")
-        model = emit(self.graph, self.weights, **size, letterbox=self.letterbox)
-        plain = emit(self.graph, self.weights, **size) if self.letterbox is not None else model
-        alone = [emit(part.graph, self.weights, **size).SerializeToString() for part in parts(self.graph)]
-        candidate = OnnxCandidate(plain.SerializeToString(), alone)
+        model = emitted(self.graph, self.letterbox)
+        plain = emitted(self.graph).SerializeToString() if self.letterbox is not None else model.SerializeToString()
+        alone = [emitted(part.graph).SerializeToString() for part in parts(self.graph)]
         engine = OnnxEngine(model.SerializeToString())
-        return _Compiled(self._variant(size, candidate, engine), large_weights(model), model, {"arch": None})
+        # The model in bfloat16 is that in float32, which OpenVINO is told to compute in bfloat16.
+        candidate = OnnxCandidate(plain, alone)
+        variant = self._variant(size, candidate, engine, "float16" if self.precision == "float16" else "float32")
+        if self.precision == "bfloat16" and variant.verification.status == "passed" and installed("openvino"):
+            shape = (size["batch"], 3, size["height"], size["width"])
+            outputs = [output["name"] for output in variant.outputs]
+            rounded = OpenVinoCandidate(plain, alone, outputs, self.precision)
+            variant = replace(variant, verification=compare_rounded(self.judge, rounded, shape, self.precision))
+        return _Compiled(variant, large_weights(model), model, {"arch": None})
 
     def _kernels(self, size: Mapping[str, int]) -> _Compiled:
         from detc.compiler.emit.tvm.build import build_cuda, build_llvm
 
         arch = self.arch
+        given: dict[str, Any] = {**size, "letterbox": self.letterbox}
+        if self.precision != "float32":
+            given["precision"] = self.precision
         if self.target == "llvm":
             self.step(f"compiling kernels for {arch or 'this processor'}")
-            kernels = build_llvm(self.graph, self.weights, **size, arch=arch, letterbox=self.letterbox)
+            kernels = build_llvm(self.graph, self.weights, arch=arch, **given)
         else:
             self.step(f"compiling kernels for {arch or 'sm_90'}")
-            kernels = build_cuda(self.graph, self.weights, **size, arch=arch or "sm_90", letterbox=self.letterbox)
+            kernels = build_cuda(self.graph, self.weights, arch=arch or "sm_90", **given)
         more = {"arch": kernels.arch, "features": kernels.features, "machine": platform.machine()}
         lacking = missing_features(kernels.features)
         if self.target == "cuda" or lacking:
@@ -202,15 +220,19 @@ class _Work:
             parameters = on_device(kernels.parameters, kernels.target)
             arguments = (kernels.library, parameters, kernels.functions, kernels.outputs, kernels.target)
             entry = "main" if self.letterbox is None else "detect"
-            variant = self._variant(size, TvmCandidate(kernels, self.graph), TvmEngine(*arguments, entry=entry))
+            engine = TvmEngine(*arguments, entry=entry)
+            variant = self._variant(size, TvmCandidate(kernels, self.graph), engine, self.precision)
         variant = replace(variant, functions=kernels.functions)
         return _Compiled(variant, kernels.parameters, kernels.library, more)
 
-    def _variant(self, size: Mapping[str, int], candidate: Candidate, engine: Engine) -> Variant:
+    def _variant(self, size: Mapping[str, int], candidate: Candidate, engine: Engine, precision: Precision) -> Variant:
         """The variant, verified: the network and what is chosen, and then the way from pixels to boxes."""
         self.step("comparing with torch.fx")
         shape = (size["batch"], 3, size["height"], size["width"])
-        verification = compare(self.judge, candidate, shape)
+        if precision == "float32":
+            verification = compare(self.judge, candidate, shape)
+        else:
+            verification = compare_rounded(self.judge, candidate, shape, precision)
         if self.letterbox is not None and verification.status == "passed":
             preprocess = Preprocess.fitting(self.letterbox, size["height"], size["width"])
             wrong = _tried(preprocess, candidate, engine, size["batch"])
