@@ -5,7 +5,7 @@ import detc
 detector = detc.load("specs/fpg.det", "retinanet_r50_fpg_crop640_50e")
 module = detector.module()            # a torch.fx.GraphModule with the published checkpoint's keys
 
-model = detector.predictor("best.safetensors")        # or detc.Artifact.load("model.detc").predictor()
+model = detector.predictor("best.safetensors")        # or detc.Artifact.load("model.detc")
 for found in model(["street.jpg"]):
     print(found.names, found.boxes, found.scores)
 """
