@@ -253,7 +253,14 @@ class Artifact:
 
     def _engine(self, entry: Entry) -> Engine:
         if entry not in self._engines:
-            self._engines[entry] = self._made(entry)
+            try:
+                self._engines[entry] = self._made(entry)
+            except KeyError as error:
+                summary = f"{self.name}: {entry.file} takes weights that are not there ({error})"
+                raise DiagnosticError(ARTIFACT_DAMAGED.at(None, summary)) from None
+            if len(self._engines) == len(self.entries):
+                # Every engine has what it needs in memory of its own.
+                self._members = {}
         return self._engines[entry]
 
     def _made(self, entry: Entry) -> Engine:

@@ -92,6 +92,12 @@ def test_kernels_do_not_read_outside_whatever_the_sizes_say() -> None:
     np.testing.assert_array_equal(wrong, right)
 
 
+def test_sizes_below_one_are_one() -> None:
+    fit = made("onnx", SETTINGS)
+    pixels, _ = packed([np.full((8, 9, 3), 255, np.uint8)] * 2)
+    np.testing.assert_array_equal(fit(pixels, np.array([[0, -3]] * 2)), fit(pixels, np.array([[1, 1]] * 2)))
+
+
 @pytest.mark.parametrize("size", [(640, 480), (1333, 800), (7, 5)])
 def test_the_size_inside_keeps_the_ratio_and_is_rounded_half_up(size: tuple[int, int]) -> None:
     rng = np.random.default_rng(2)

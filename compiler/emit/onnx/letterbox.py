@@ -30,7 +30,9 @@ class Fit:
 
 def fit(b: Builder, sizes: str, height: int, width: int) -> Fit:
     """How images whose heights and widths are `sizes` (N, 2) are scaled into height x width."""
-    rows, columns = (b.apply("Gather", sizes, b.integers(axis), axis=1) for axis in (0, 1))
+    # No size is below one: nothing may be divided by zero.
+    least = b.apply("Max", sizes, b.integers(1))
+    rows, columns = (b.apply("Gather", least, b.integers(axis), axis=1) for axis in (0, 1))
     high, wide, one = (b.integers(side) for side in (height, width, 1))
 
     def rounded(side: str, by: str, over: str) -> str:
