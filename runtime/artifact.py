@@ -42,7 +42,7 @@ from detc.dsl.catalogue.running import NO_SETTINGS
 from detc.dsl.diagnostics import DiagnosticError, Kind
 from detc.runtime.benchmark import cores, processor
 from detc.runtime.data.images import MOST_PIXELS
-from detc.runtime.engines import WEIGHTS, Engine, OnnxEngine, OpenVinoEngine, TvmEngine, aligned, on_device
+from detc.runtime.engines import WEIGHTS, Engine, OnnxEngine, OpenVinoEngine, Tensors, TvmEngine, aligned, on_device
 from detc.runtime.files import write_whole
 from detc.runtime.inputs import Order, Picture
 from detc.runtime.remembered import remembered
@@ -73,13 +73,16 @@ class Entry:
     inputs: tuple[Mapping[str, Any], ...]
     outputs: tuple[Mapping[str, Any], ...]
     functions: Mapping[str, Sequence[str]]
+    prepared: tuple[str, ...]
 
     @classmethod
     def of(cls, described: Mapping[str, Any]) -> Entry:
         """An entry of a manifest."""
         sides = (int(described[name]) for name in ("batch", "height", "width"))
         inputs, outputs = (tuple(described[name]) for name in ("inputs", "outputs"))
-        return cls(*sides, str(described["file"]), inputs, outputs, described["functions"])
+        return cls(
+            *sides, str(described["file"]), inputs, outputs, described["functions"], tuple(described["prepared"])
+        )
 
 
 class Artifact:
@@ -261,6 +264,7 @@ class Artifact:
             if len(self._engines) == len(self.entries):
                 # Every engine has what it needs in memory of its own.
                 self._members = {}
+                self.__dict__.pop("_tensors", None)
         return self._engines[entry]
 
     def _made(self, entry: Entry) -> Engine:
@@ -269,13 +273,13 @@ class Artifact:
         if self.engine == "tvm":
             function = "detect" if self.takes_pixels else "main"
             target = self.manifest["target"]
-            return TvmEngine(content, self._tensors, entry.functions, outputs, target, entry=function)
+            return TvmEngine(content, self._tensors, entry.functions, entry.prepared, outputs, target, entry=function)
         if self.engine == "openvino":
             return OpenVinoEngine(content, self._members[WEIGHTS], outputs, self.manifest["precision"], self._threads)
         return OnnxEngine(content, self._members[WEIGHTS], self._threads)
 
     @cached_property
-    def _tensors(self) -> dict[str, Any]:
+    def _tensors(self) -> Tensors:
         """The weights, for the engines of all variants."""
         from safetensors.numpy import load
 

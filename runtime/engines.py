@@ -109,17 +109,19 @@ class OpenVinoEngine:
 class TvmEngine:
     """Kernels under TVM's virtual machine: needs the runtime's libraries alone.
 
-    `functions` names the arrays that each function of the library takes after its inputs; calling the engine calls
-    `entry`, and `outputs` names what that gives.
-    Engines that are given the result of `on_device` share those arrays. On a CPU, arrays that lie at a multiple of 64
-    bytes are taken where they are, others copied to memory that is kept for the next call.
+    `functions` names the arrays that each function of the library takes after its inputs: some of the parameters, and
+    of those that its function `prepare` gives, which are `prepared`. Calling the engine calls `entry`, and `outputs`
+    names what that gives. Engines that are given one result of `on_device` share those arrays, and what is prepared of
+    them. On a CPU, arrays that lie at a multiple of 64 bytes are taken where they are, others copied to memory that is
+    kept for the next call.
     """
 
     def __init__(
         self,
         library: bytes,
-        parameters: Mapping[str, Any],
+        parameters: Arrays | Tensors,
         functions: Mapping[str, Sequence[str]],
+        prepared: Sequence[str],
         outputs: Sequence[str],
         target: str,
         entry: str = "main",
@@ -137,9 +139,14 @@ class TvmEngine:
         self._target = target
         self._outputs = tuple(outputs)
         self._entry = entry
-        if any(isinstance(value, np.ndarray) for value in parameters.values()):
+        if not isinstance(parameters, Tensors):
             parameters = on_device(parameters, target)
-        self._arguments = {name: [parameters[key] for key in keys] for name, keys in functions.items()}
+        if not parameters.keys() >= set(prepared):
+            made = self._machine["prepare"](*(parameters[name] for name in functions["prepare"]))
+            for name, tensor in zip(prepared, made, strict=True):
+                parameters.setdefault(name, tensor)
+        called = {name: keys for name, keys in functions.items() if name != "prepare"}
+        self._arguments = {name: [parameters[key] for key in keys] for name, keys in called.items()}
         self._kept: dict[tuple[Any, ...], Any] = {}
 
     def __call__(self, **inputs: np.ndarray) -> dict[str, np.ndarray]:
@@ -164,10 +171,14 @@ class TvmEngine:
         return self._kept[key]
 
 
-def on_device(parameters: Arrays, target: str) -> dict[str, Any]:
+class Tensors(dict[str, Any]):
+    """Tensors of TVM's, by name, where the kernels for a target run."""
+
+
+def on_device(parameters: Arrays, target: str) -> Tensors:
     """Arrays as tensors of TVM's, where the kernels for a target run."""
     ffi = tvm_runtime(target)
-    tensors = {}
+    tensors = Tensors()
     for name, array in parameters.items():
         tensors[name] = _allocated(ffi, array, target)
         _fill(ffi, tensors[name], array)

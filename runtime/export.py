@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from detc.compiler.emit.letterbox import Letterbox
+from detc.compiler.emit.precision import Precision
 from detc.compiler.emit.static import Static, parts
 from detc.compiler.passes import apply
 from detc.compiler.passes.fold_batch_norm import FoldBatchNorm
@@ -52,7 +53,6 @@ if TYPE_CHECKING:
 
 Target = Literal["onnx", "llvm", "cuda"]
 TARGETS: tuple[Target, ...] = ("onnx", "llvm", "cuda")
-Precision = Literal["float32", "float16", "bfloat16"]
 
 # Height and width of the pictures that the way from pixels to boxes is tried with.
 _TRIED = ((37, 120), (333, 90), (1, 64), (480, 640))
@@ -69,6 +69,7 @@ class Variant:
     inputs: list[dict[str, Any]]
     verification: Verification
     functions: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    prepared: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -202,9 +203,7 @@ class _Work:
         from detc.compiler.emit.tvm.build import build_cuda, build_llvm
 
         arch = self.arch
-        given: dict[str, Any] = {**size, "letterbox": self.letterbox}
-        if self.precision != "float32":
-            given["precision"] = self.precision
+        given: dict[str, Any] = {**size, "letterbox": self.letterbox, "precision": self.precision}
         if self.target == "llvm":
             self.step(f"compiling kernels for {arch or 'this processor'}")
             kernels = build_llvm(self.graph, self.weights, arch=arch, **given)
@@ -218,11 +217,11 @@ class _Work:
             variant = self._described(size, Verification("not run", reason))
         else:
             parameters = on_device(kernels.parameters, kernels.target)
-            arguments = (kernels.library, parameters, kernels.functions, kernels.outputs, kernels.target)
+            described = (kernels.functions, kernels.prepared, kernels.outputs, kernels.target)
             entry = "main" if self.letterbox is None else "detect"
-            engine = TvmEngine(*arguments, entry=entry)
+            engine = TvmEngine(kernels.library, parameters, *described, entry=entry)
             variant = self._variant(size, TvmCandidate(kernels, self.graph), engine, self.precision)
-        variant = replace(variant, functions=kernels.functions)
+        variant = replace(variant, functions=kernels.functions, prepared=kernels.prepared)
         return _Compiled(variant, kernels.parameters, kernels.library, more)
 
     def _variant(self, size: Mapping[str, int], candidate: Candidate, engine: Engine, precision: Precision) -> Variant:
@@ -301,7 +300,7 @@ def _members(compiled: Sequence[_Compiled], described: dict[str, Any]) -> dict[s
             members[entry["file"]] = each.content.SerializeToString()
         else:
             functions = each.variant.functions.items()
-            entry["functions"] = {function: [own[name] for name in names] for function, names in functions}
+            entry["functions"] = {function: [own.get(name, name) for name in names] for function, names in functions}
             entry["file"] = f"kernels-{each.variant.name}.so"
             members[entry["file"]] = each.content
     return members

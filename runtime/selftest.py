@@ -59,7 +59,8 @@ def runs_in_tvm() -> str:
 
     detector, weights, expected = _reference()
     kernels = build_llvm(detector.graph.view("predict"), weights, batch=1, height=SIDE, width=SIDE)
-    engine = TvmEngine(kernels.library, kernels.parameters, kernels.functions, list(kernels.outputs), "llvm")
+    given = (kernels.parameters, kernels.functions, kernels.prepared, kernels.outputs)
+    engine = TvmEngine(kernels.library, *given, "llvm")
     return f"{kernels.arch}: {_difference(engine(image=_image())['y'], expected)}"
 
 

@@ -151,29 +151,52 @@ class Detector {
     return tensor;
   }
 
-  /// The arrays that `detect` takes after the pixels and their size, in its order. Safetensors: a length, a description, the data.
+  /// The arrays that `detect` takes after the pixels and their size, in its order: some as they are in the file, some
+  /// that the kernels' function `prepare` makes of those, once.
   void weights(const std::string& file) {
-    std::uint64_t length = 0;
-    if (file.size() < 8) throw std::runtime_error("the weights are cut short");
-    std::memcpy(&length, file.data(), 8);
-    if (length > file.size() - 8) throw std::runtime_error("the weights are cut short");
-    Json described = Json::parse(file.substr(8, length));
-    const std::map<std::string, DLDataType> types{{"F32", {kDLFloat, 32, 1}}, {"F16", {kDLFloat, 16, 1}},
-                                                  {"I64", {kDLInt, 64, 1}},   {"I32", {kDLInt, 32, 1}},
-                                                  {"U8", {kDLUInt, 8, 1}},    {"BOOL", {kDLBool, 8, 1}}};
-    for (const Json& name : entry_["functions"]["detect"].items()) {
-      const Json& weight = described[name.string()];
-      std::vector<std::int64_t> shape;
-      for (const Json& side : weight["shape"].items()) shape.push_back(side.integer());
-      auto first = static_cast<std::uint64_t>(weight["data_offsets"].items().at(0).integer());
-      auto last = static_cast<std::uint64_t>(weight["data_offsets"].items().at(1).integer());
-      if (first > last || last > file.size() - 8 - length) throw std::runtime_error("the weights are cut short");
-      const char* data = file.data() + 8 + length + first;
-      arguments_.push_back(put(shape, types.at(weight["dtype"].string()), data, last - first));
+    const Json& functions = entry_["functions"];
+    std::map<std::string, tvm::ffi::Tensor> tensors;
+    if (!entry_["prepared"].items().empty()) {
+      std::vector<tvm::ffi::Any> given;
+      for (const Json& name : functions["prepare"].items()) given.push_back(stored(file, name.string()));
+      std::vector<tvm::ffi::AnyView> views(given.begin(), given.end());
+      tvm::ffi::Any result;
+      auto prepare = (*machine_)->GetFunction("prepare").value();
+      prepare.CallPacked(tvm::ffi::PackedArgs(views.data(), static_cast<std::int32_t>(views.size())), &result);
+      auto made = result.cast<tvm::ffi::Array<tvm::ffi::Tensor>>();
+      std::int64_t at = 0;
+      for (const Json& name : entry_["prepared"].items()) tensors.emplace(name.string(), made[at++]);
+    }
+    for (const Json& name : functions["detect"].items()) {
+      auto found = tensors.find(name.string());
+      arguments_.push_back(found != tensors.end() ? found->second : stored(file, name.string()));
     }
   }
 
-  Json manifest_, entry_;
+  /// An array of the file of weights. Safetensors: a length, a description, the data.
+  tvm::ffi::Tensor stored(const std::string& file, const std::string& name) {
+    if (described_.members().empty()) {
+      std::uint64_t length = 0;
+      if (file.size() < 8) throw std::runtime_error("the weights are cut short");
+      std::memcpy(&length, file.data(), 8);
+      if (length > file.size() - 8) throw std::runtime_error("the weights are cut short");
+      described_ = Json::parse(file.substr(8, length));
+      start_ = 8 + length;
+    }
+    const std::map<std::string, DLDataType> types{
+        {"F32", {kDLFloat, 32, 1}}, {"F16", {kDLFloat, 16, 1}}, {"I64", {kDLInt, 64, 1}}, {"I32", {kDLInt, 32, 1}},
+        {"U16", {kDLUInt, 16, 1}},  {"U8", {kDLUInt, 8, 1}},    {"BOOL", {kDLBool, 8, 1}}};
+    const Json& weight = described_[name];
+    std::vector<std::int64_t> shape;
+    for (const Json& side : weight["shape"].items()) shape.push_back(side.integer());
+    auto first = static_cast<std::uint64_t>(weight["data_offsets"].items().at(0).integer());
+    auto last = static_cast<std::uint64_t>(weight["data_offsets"].items().at(1).integer());
+    if (first > last || last > file.size() - start_) throw std::runtime_error("the weights are cut short");
+    return put(shape, types.at(weight["dtype"].string()), file.data() + start_ + first, last - first);
+  }
+
+  Json manifest_, entry_, described_;
+  std::uint64_t start_ = 0;
   std::optional<tvm::ffi::Module> module_, machine_;
   tvm::ffi::Function allocate_, copy_in_, copy_out_;
   std::vector<tvm::ffi::Tensor> arguments_;

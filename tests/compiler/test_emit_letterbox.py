@@ -37,7 +37,7 @@ def made(engine: str, settings: Letterbox) -> Fit:
     small, arguments = shown(settings)
     if engine == "llvm":
         kernels = build_llvm(weights=small.arrays, **arguments)
-        run = TvmEngine(kernels.library, {}, kernels.functions, kernels.outputs, "llvm", entry="detect")
+        run = TvmEngine(kernels.library, {}, kernels.functions, (), kernels.outputs, "llvm", entry="detect")
     else:
         model = emit(weights=small.arrays, **arguments).SerializeToString()
         run = OnnxEngine(model) if engine == "onnx" else OpenVinoEngine(model, None, ["shown"])
