@@ -531,4 +531,4 @@ def missing_features(features: Iterable[str]) -> list[str]:
         return []
     line = next((line for line in text.splitlines() if line.startswith(("flags", "Features"))), "")
     present = {flag.replace("_", "") for flag in line.partition(":")[2].split()}
-    return sorted(set(features) - present)
+    return sorted(feature for feature in features if feature.replace("-", "") not in present)

@@ -42,7 +42,7 @@ from detc.runtime.data.records import interpret
 from detc.runtime.data.transforms import Normalize
 from detc.runtime.engines import WEIGHTS, Engine, OnnxEngine, TvmEngine, on_device
 from detc.runtime.files import make_folder, write_whole
-from detc.runtime.low_precision import OpenVinoCandidate, compare_rounded
+from detc.runtime.low_precision import KernelsCandidate, OpenVinoCandidate, compare_rounded
 
 if TYPE_CHECKING:
     import onnx
@@ -220,7 +220,8 @@ class _Work:
             described = (kernels.functions, kernels.prepared, kernels.outputs, kernels.target)
             entry = "main" if self.letterbox is None else "detect"
             engine = TvmEngine(kernels.library, parameters, *described, entry=entry)
-            variant = self._variant(size, TvmCandidate(kernels, self.graph), engine, self.precision)
+            made = TvmCandidate if self.precision == "float32" else KernelsCandidate
+            variant = self._variant(size, made(kernels, self.graph), engine, self.precision)
         variant = replace(variant, functions=kernels.functions, prepared=kernels.prepared)
         return _Compiled(variant, kernels.parameters, kernels.library, more)
 

@@ -10,11 +10,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from detc.compiler.emit.precision import low_values
+from detc.compiler.emit.static import parts
+from detc.compiler.graph import Graph
 from detc.runtime.agreement import Arrays, Candidate, Judge, Verification, head_error, inputs_like
-from detc.runtime.engines import OpenVinoEngine
+from detc.runtime.engines import OpenVinoEngine, TvmEngine
+
+if TYPE_CHECKING:
+    from detc.compiler.emit.tvm.build import Kernels
 
 
 @dataclass(frozen=True)
@@ -51,6 +58,37 @@ class OpenVinoCandidate:
 
     def part(self, index: int, given: Sequence[np.ndarray]) -> list[np.ndarray]:
         return self._parts[index].results(list(given))
+
+
+class KernelsCandidate:
+    """Kernels of TVM's that store results of layers in a precision, on the machine that they are made for."""
+
+    def __init__(self, kernels: Kernels, graph: Graph) -> None:
+        given = (kernels.parameters, kernels.functions, kernels.prepared, kernels.outputs)
+        self._engine = TvmEngine(kernels.library, *given, kernels.target)
+        self._graph, self._precision = graph, kernels.precision
+        self._parts, self._low = parts(graph), low_values(graph)
+
+    def __call__(self, inputs: Arrays) -> Arrays:
+        return self._engine(**inputs)
+
+    def part(self, index: int, given: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Between parts features lie in memory as (N, H, W, C), rounded."""
+        from detc.compiler.emit.tvm.module import rounded
+
+        inside = []
+        for value, array in zip(self._parts[index].given, given, strict=True):
+            lying = array.transpose(0, 2, 3, 1) if array.ndim == 4 and value.node in self._graph else array
+            inside.append(rounded(lying, self._precision) if value in self._low else lying)
+        found = (_real(array) for array in self._engine.call(f"part_{index}", *inside))
+        return [array.transpose(0, 3, 1, 2) if array.ndim == 4 else array for array in found]
+
+
+def _real(stored: np.ndarray) -> np.ndarray:
+    """Rounded values as float32: float16, or bfloat16 in the upper half of the bits; others as they are."""
+    if stored.dtype == np.uint16:
+        return (stored.astype(np.uint32) << 16).view(np.float32)
+    return stored.astype(np.float32) if stored.dtype == np.float16 else stored
 
 
 def compare_rounded(

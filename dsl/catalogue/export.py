@@ -170,7 +170,7 @@ NO_ENGINE = Kind(
     """The engine that was asked for does not run this kind of artifact, or is not installed.
 
 ONNX Runtime and OpenVINO run artifacts of the target onnx, TVM's runtime those of llvm and cuda.""",
-    wrong=Example("shell", "detc predict mine-llvm.detc photos/ --engine onnxruntime --output found"),
+    wrong=Example("shell", "detc predict mine-llvm.detc photos/ --engine caffe --output found"),
     right=Example("shell", "detc predict mine-llvm.detc photos/ --output found"),
 )
 

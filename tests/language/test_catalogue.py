@@ -134,7 +134,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_weights(folder / "best.safetensors", module.state_dict(), mine)
     backbone = {k.removeprefix("backbone."): v for k, v in module.state_dict().items() if k.startswith("backbone.")}
     torch.save(backbone, folder / "resnet18.pth")
-    export(mine, module, folder / "mine-llvm.detc", target="onnx", height=64, width=96)
+    export(mine, module, folder / "mine-llvm.detc", target="onnx", sizes=[(64, 96)])
     (folder / "other.det").write_text(whole(MINE.replace("FPN(16", "FPN(24")))
     other = detc.load(folder / "other.det")
     save_weights(folder / "other.safetensors", other.module("predict").state_dict(), other)

@@ -264,7 +264,7 @@ def test_another_format_machine_or_tvm(exported: Path, tmp_path: Path) -> None:
     refused(altered(exported, path, entries=[{"batch": "many"}]), "artifact-damaged")
     refused(altered(exported, path, target="tpu"), "artifact-damaged")
     (entry,) = Artifact.load(exported).manifest["entries"]
-    lacking = [{**entry, "functions": {"detect": ["no such weight"]}}]
+    lacking = [{**entry, "functions": {**entry["functions"], "detect": ["no such weight"]}}]
     assert "no such weight" in refused(altered(exported, path, entries=lacking), "artifact-damaged")
     refused(altered(exported, path, precision=None), "artifact-damaged")
 

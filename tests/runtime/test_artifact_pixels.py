@@ -46,6 +46,23 @@ detector tiny : SingleStage {
     data     = voc(["cat", "dog", "fish"], root = "pets")
 }
 """
+STAGES = """
+import ResNet from "lib/backbones.det"
+import FPN from "lib/necks.det"
+import RPNHead, Proposals from "lib/proposals.det"
+import RegionHead, RegionBoxes from "lib/regions.det"
+import TwoStage from "lib/models.det"
+import voc from "lib/data.det"
+
+detector two : TwoStage {
+    backbone  = ResNet(18, channels = 8)
+    neck      = FPN(16)
+    rpn       = RPNHead(channels = 16)
+    head      = RegionHead(box = RegionBoxes(features = 32))
+    data      = voc(["cat", "dog", "fish"], root = "pets")
+    proposals = Proposals(before = 60, keep = 50)
+}
+"""
 LYING, STANDING = (64, 96), (96, 64)
 NORMALIZE = Normalize((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
 
@@ -300,6 +317,18 @@ def test_a_network_of_fewer_digits_finds_the_same_objects(
     image = picture(96, 64)
     outputs = [{"boxes": f.boxes, "scores": f.scores, "classes": f.classes} for f in (full(image)[0], low(image)[0])]
     assert alike(*outputs, TOLERANCES[precision]) >= 0.8 * len(outputs[0]["scores"]) > 5
+
+
+def test_kernels_of_two_stages_of_fewer_digits(tiny: detc.Detector, tmp_path: Path) -> None:
+    """Parts hand rounded features on, which are given to each as the kernels have them."""
+    (tmp_path / "two.det").write_text(STAGES)
+    detector = detc.load(tmp_path / "two.det")
+    torch.manual_seed(0)
+    path = tmp_path / "low.detc"
+    (variant,) = export(detector, detector.module("predict"), path, target="llvm", sizes=[LYING], precision="bfloat16")
+    assert variant.verification.status == "passed"
+    assert variant.verification.head_error > 1e-5
+    assert Artifact.load(path).manifest["precision"] == "bfloat16"
 
 
 def test_what_is_off_by_more_than_rounding_is_noticed(tiny: detc.Detector, module: torch.fx.GraphModule) -> None:

@@ -142,10 +142,10 @@ def back(boxes: te.Tensor, sizes: te.Tensor, height: int, width: int) -> te.Tens
     """Boxes (N, K, 4) in the detector's image as pixels of the images given, cut at their borders."""
 
     def compute(i: Any, k: Any, side: Any) -> Any:
-        sides = [te.max(sizes[i, axis], tirx.const(1, "int64")) for axis in (0, 1)]
-        fitted = _fitted(*sides, height, width)
+        rows, columns = (te.max(sizes[i, axis], tirx.const(1, "int64")) for axis in (0, 1))
+        high, wide = _fitted(rows, columns, height, width)
         across = tirx.Mod(side, tirx.const(2, side.ty.dtype)) == 0
-        given, inside = (te.if_then_else(across, pair[1], pair[0]) for pair in (sides, fitted))
+        given, inside = te.if_then_else(across, columns, rows), te.if_then_else(across, wide, high)
         factor = (given.astype("float64") / inside.astype("float64")).astype("float32")
         return te.max(te.min(boxes[i, k, side] * factor, given.astype("float32")), tirx.const(0.0, "float32"))
 
