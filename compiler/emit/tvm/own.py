@@ -1,25 +1,63 @@
-"""Kernels of our own in CUDA, which the build adds to the library under their names."""
+"""Kernels of our own in CUDA, which the build adds to the library under their names.
+
+Nothing here imports TVM before a call is written: `detc tune` compiles these kernels on machines without it.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from tvm import tirx
+_SOURCES = Path(__file__).parent / "kernels_cuda"
 
 
 @dataclass(frozen=True)
 class CudaKernel:
-    """A `__global__` function: its name, the source that defines it, and the types of its arguments."""
+    """A `__global__` function: its name, the source that defines it, and the types of its arguments.
+
+    `headers` are the files of kernels_cuda/ that the source needs, in their order. A `dynamic` kernel is told at its
+    launch how much shared memory it has.
+    """
 
     name: str
     source: str
     arguments: tuple[str, ...]
+    headers: tuple[str, ...] = ()
+    dynamic: bool = False
 
-    def launch(self, *arguments: Any, blocks: int, threads: int) -> Any:
-        """The call, in a PrimFunc: buffers are handed over as pointers, numbers as what the kernel takes."""
+    def launch(self, *arguments: Any, blocks: int, threads: int, shared: int = 0) -> Any:
+        """The call, in a PrimFunc: buffers are handed over as pointers, numbers as what the kernel takes.
+
+        `shared` is the bytes of shared memory that a dynamic kernel gets.
+        """
+        from tvm import tirx
+
         given = [
             argument.data if kind == "handle" else tirx.const(argument, kind)
             for argument, kind in zip(arguments, self.arguments, strict=True)
         ]
-        return tirx.call_packed(self.name, *given, tirx.const(blocks, "int32"), tirx.const(threads, "int32"))
+        sizes = (blocks, threads, shared) if self.dynamic else (blocks, threads)
+        return tirx.call_packed(self.name, *given, *(tirx.const(size, "int32") for size in sizes))
+
+    @property
+    def launch_tags(self) -> list[str]:
+        """What the numbers after a call's arguments are, in TVM's words."""
+        return ["blockIdx.x", "threadIdx.x", *(["tirx.use_dyn_shared_memory"] if self.dynamic else [])]
+
+
+def header(name: str) -> str:
+    """A file of kernels_cuda/."""
+    return (_SOURCES / name).read_text("utf-8")
+
+
+def joined(kernels: Iterable[CudaKernel], machine: str | None = None) -> str:
+    """One source of several kernels, with each header once.
+
+    `machine` stands in for the header warp.cuh: tests have one that runs kernels without a GPU.
+    """
+    kernels = list(kernels)
+    headers = dict.fromkeys(name for kernel in kernels for name in kernel.headers)
+    texts = (machine if machine is not None and name == "warp.cuh" else header(name) for name in headers)
+    return "\n".join([*texts, *(kernel.source for kernel in kernels)])
