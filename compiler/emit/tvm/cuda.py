@@ -17,18 +17,22 @@ import subprocess
 import sys
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import tvm
+import tvm_ffi
+from tvm import tirx
 
 from detc.compiler.emit.nvcc import find_nvcc
-from detc.compiler.emit.tvm import regions, suppress
+from detc.compiler.emit.tvm import conv_cuda, regions, suppress, top
+from detc.compiler.emit.tvm.own import CudaKernel, joined
 from detc.dsl.catalogue.export import CUDA_BUILD_FAILED, NO_LINKER
 from detc.dsl.diagnostics import DiagnosticError
 
 _FATBIN_MAGIC = b"\x50\xed\x55\xba"
 _ELF_ENTRY = 2
+_CALL_PACKED = "tirx.tvm_call_packed"
 
 
 def compile_module(module: tvm.IRModule, arch: str) -> bytes:
@@ -125,20 +129,36 @@ def _compile(source: Path, result: Path, nvcc: str, arch: str) -> None:
         host={"kind": "llvm"},
     )
     module = tvm.ir.load_json(source.read_text())
-    module = module.with_attr("external_mods", [_own_kernels(source.parent, nvcc, arch)])
+    own = own_kernels(module)
+    if own:
+        module = module.with_attr("external_mods", [_compiled(own, source.parent, nvcc, arch)])
     with target:
         tvm.compile(module, target=target).export_library(str(result))
 
 
-def _own_kernels(folder: Path, nvcc: str, arch: str) -> tvm.runtime.Module:
-    """Our own kernels, as the module that launches them under their names."""
-    own = (suppress.CUDA, regions.CUDA)
+def own_kernels(module: tvm.IRModule) -> list[CudaKernel]:
+    """Our own kernels that a module calls."""
+    found: set[str] = set()
+
+    def visit(call: tvm.ir.Call) -> None:
+        if isinstance(call.op, tvm.ir.Op) and call.op.name == _CALL_PACKED:
+            found.add(str(call.args[0].value))
+
+    for function in module.functions.values():
+        if isinstance(function, tirx.PrimFunc):
+            tvm_ffi.structural_walk(function.body, (tvm.ir.Call, visit))
+    kernels = {kernel.name: kernel for kernel in (suppress.CUDA, top.CUDA, *regions.CUDA.values())}
+    return [kernels.get(name) or conv_cuda.named(name) for name in sorted(found) if name.startswith("detc_")]
+
+
+def _compiled(own: Sequence[CudaKernel], folder: Path, nvcc: str, arch: str) -> tvm.runtime.Module:
+    """Kernels of our own, as the module that launches them under their names."""
     source, binary = folder / "own.cu", folder / "own.fatbin"
-    source.write_text("\n".join(kernel.source for kernel in own))
+    source.write_text(joined(own))
     subprocess.run([nvcc, "-O3", f"-arch={arch}", "-fatbin", "-o", str(binary), str(source)], check=True)
-    tags = ["blockIdx.x", "threadIdx.x"]
     kernels = {
-        kernel.name: {"name": "", "arg_types": list(kernel.arguments), "launch_param_tags": tags} for kernel in own
+        kernel.name: {"name": "", "arg_types": list(kernel.arguments), "launch_param_tags": kernel.launch_tags}
+        for kernel in own
     }
     described = json.dumps({"tvm_version": tvm.__version__, "func_info": kernels})
     functions = tvm.get_global_func("runtime.LoadMetaDataFromJSON")(described)
