@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from host_kernels import HostKernels, aligned
 
 from detc.compiler.emit.tvm import conv_cuda, tuning
-from detc.compiler.emit.tvm.conv_cuda import Epilogue
+from detc.compiler.emit.tvm.conv_cuda import Ending
 from detc.compiler.emit.tvm.own import CudaKernel, joined
 from detc.compiler.emit.tvm.tuning import TILES, Choice, Convolution, Tile
 
@@ -115,7 +115,7 @@ def convolve(
     layer: Convolution,
     dtype: str,
     choice: Choice,
-    epilogue: Epilogue,
+    ending: Ending,
     x: np.ndarray,
     weight: np.ndarray,
     bias: np.ndarray | None = None,
@@ -123,11 +123,11 @@ def convolve(
 ) -> np.ndarray:
     """What a layer's kernels make of arrays as they are in memory; nothing of the result but what they write."""
     narrow = (np.float16, np.nan) if dtype == "float16" else (np.uint16, 0x7FFF)
-    kind, poison = (np.float32, np.nan) if epilogue.result_wide else narrow
+    kind, poison = (np.float32, np.nan) if ending.result_wide else narrow
     result = aligned((layer.images, layer.rows, layer.columns, layer.outputs), kind, poison)
     reading = conv_cuda.reading(layer, "float32" if x.dtype == np.float32 else dtype)
     kernel = conv_cuda.kernel(dtype, reading, choice.tile)
-    numbers = conv_cuda.numbers(layer, choice, epilogue)
+    numbers = conv_cuda.numbers(layer, choice, ending)
     size = {"blocks": conv_cuda.blocks(layer, choice), "threads": choice.tile.threads, "shared": choice.tile.shared}
     if choice.splits == 1:
         host.launch(kernel.name, x, weight, bias, residual, result, *numbers, **size)
@@ -164,7 +164,7 @@ def agree(found: np.ndarray, wanted: np.ndarray, tolerance: float) -> None:
 def test_convolutions_agree_with_torch(host: HostKernels, name: str, dtype: str) -> None:
     layer, given, tile = CASES[name]
     x, weight, *rounded = case(layer, dtype, given or dtype)
-    found = convolve(host, packed_layer(layer), dtype, Choice(tile), Epilogue(result_wide=True), x, weight)
+    found = convolve(host, packed_layer(layer), dtype, Choice(tile), Ending(result_wide=True), x, weight)
     agree(found, expected(*rounded, layer, layer.groups), 1e-6)
 
 
@@ -183,12 +183,12 @@ def test_what_follows_the_sums(host: HostKernels, name: str, splits: int, dtype:
     for height, width, kind in ((layer.rows, layer.columns, dtype), (2, 5, dtype), (4, 3, "float32")):
         residual = rng.standard_normal((layer.images, height, width, layer.outputs)) * np.abs(sums).max() / 4
         memory = stored(residual, kind)
-        epilogue = Epilogue(True, True, (height, width), kind == "float32")
-        found = convolve(host, packed_layer(layer), dtype, Choice(tile, splits), epilogue, x, weight, bias, memory)
+        ending = Ending(True, True, (height, width), kind == "float32")
+        found = convolve(host, packed_layer(layer), dtype, Choice(tile, splits), ending, x, weight, bias, memory)
         wanted = sums + bias + nearest(loaded(memory, kind), layer.rows, layer.columns)
         assert (wanted < 0).any()
         agree(loaded(found, dtype), np.maximum(wanted, 0), ROUNDING[dtype])
-    plain = convolve(host, packed_layer(layer), dtype, Choice(tile, splits), Epilogue(), x, weight)
+    plain = convolve(host, packed_layer(layer), dtype, Choice(tile, splits), Ending(), x, weight)
     agree(loaded(plain, dtype), sums, ROUNDING[dtype])
 
 
@@ -201,7 +201,7 @@ def test_results_are_rounded_to_the_nearest_and_faults_stay_visible(host: HostKe
         ((1, 1, 1, 40), np.float16), ((72, 40), np.float16), ((72,), np.float32)
     ))  # fmt: skip
     bias[:8] = (1 + 2**-11, 1 + 3 * 2**-11, 2**-24, 2**-25, 65519, 7e4, np.nan, -3)
-    found = convolve(host, layer, "float16", Choice(tile), Epilogue(bias=True, relu=True), x, weight, bias)
+    found = convolve(host, layer, "float16", Choice(tile), Ending(bias=True, relu=True), x, weight, bias)
     wanted = np.array((1, 1 + 2**-9, 2**-24, 0, 65504, np.inf, np.nan, 0), np.float16)
     np.testing.assert_array_equal(found[0, 0, 0, :8], wanted)
 

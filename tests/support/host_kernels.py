@@ -34,13 +34,17 @@ class HostKernels:
         self._library.know_array.argtypes = [ctypes.c_void_p, ctypes.c_longlong]
 
     def launch(self, name: str, *arguments: Any, blocks: int, threads: int, shared: int = 0) -> None:
-        """Runs a kernel: arrays for its pointers (None is a null pointer), and numbers."""
+        """Runs a kernel: arrays for its pointers (None is a null pointer, a c_void_p one whose end is not known), and
+        numbers."""
         function = self._library[f"run_{name}"]
         function.restype = ctypes.c_char_p
         given = []
         self._library.forget_arrays()
         for kind, argument in zip(self._kernels[name].arguments, arguments, strict=True):
-            if kind == "handle" and argument is not None:
+            if isinstance(argument, ctypes.c_void_p):
+                self._library.know_array(argument, 1 << 40)
+                given.append(argument)
+            elif kind == "handle" and argument is not None:
                 assert argument.flags.c_contiguous
                 self._library.know_array(argument.ctypes.data, argument.nbytes)
                 given.append(_TYPES[kind](argument.ctypes.data))

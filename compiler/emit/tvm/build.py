@@ -90,7 +90,7 @@ def build_cuda(
 
     Raises DiagnosticError where an op has no lowering, nvcc is missing, or it fails.
     """
-    emitted = program(graph, weights, Gpu(), batch=batch, height=height, width=width, precision=precision)
+    emitted = program(graph, weights, Gpu(arch), batch=batch, height=height, width=width, precision=precision)
     return _kernels(emitted, cuda.compile_module(emitted.module, arch), "cuda", precision, arch, ())
 
 

@@ -37,7 +37,7 @@ _WIDE_ENOUGH = 32
 
 
 @dataclass(frozen=True)
-class Epilogue:
+class Ending:
     """What a launch does with the sums: options for `numbers`, and the height and width of the residual."""
 
     bias: bool = False
@@ -105,15 +105,15 @@ def reading(layer: Convolution, input_dtype: str) -> str:
     return CHUNKS if layer.depth % 8 == 0 else NUMBERS
 
 
-def numbers(layer: Convolution, choice: Choice, epilogue: Epilogue) -> tuple[int, ...]:
+def numbers(layer: Convolution, choice: Choice, ending: Ending) -> tuple[int, ...]:
     """The numbers of a launch, after the pointers: those of `kernel` and of `sum_kernel` alike."""
     pairs = (layer.kernel, layer.stride, layer.padding, layer.dilation)
     return (
         *(layer.images, layer.height, layer.width, layer.channels, layer.rows, layer.columns, layer.outputs),
         *(side for pair in pairs for side in pair),
         *(layer.groups, layer.depth),
-        *(epilogue.residual or (layer.rows, layer.columns)),
-        *(choice.splits, epilogue.options),
+        *(ending.residual or (layer.rows, layer.columns)),
+        *(choice.splits, ending.options),
     )
 
 

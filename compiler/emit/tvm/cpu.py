@@ -18,7 +18,7 @@ from tvm import relax, te, tirx, topi
 from tvm.s_tir import Schedule
 
 from detc.compiler.emit.tvm import pairs, regions, suppress, tiles, winograd
-from detc.compiler.emit.tvm.module import OPAQUE, Builder, Epilogue, Finish, Kernel, finished, real
+from detc.compiler.emit.tvm.module import OPAQUE, Builder, Epilogue, Finish, Kernel, finished, real, sorted_top
 
 # The blocks that the schedules below look for.
 _CONV, _DENSE = "packed_conv", "packed_dense"
@@ -153,10 +153,10 @@ class Cpu:
 
         return b.compute(emitted, _padded(b, x, kernel), packed, *others_of(epilogue), **OPAQUE)
 
-    def dense(self, b: Builder, x: relax.Var, name: str, weight: np.ndarray) -> relax.Var:
+    def dense(self, b: Builder, x: relax.Var, name: str, weight: np.ndarray, epilogue: Epilogue) -> relax.Var:
         tile = self.registers.channels(len(weight), 1)
         packed = b.prepared(f"{name}.by{tile}", name, weight, lambda w: pack_rows(w, tile))
-        return b.compute(dense, x, packed, len(weight), op_pattern=4)
+        return finished(b, b.compute(dense, b.cast(x, "float32"), packed, len(weight), op_pattern=4), epilogue)
 
     def cut(
         self,
@@ -169,6 +169,9 @@ class Cpu:
         strides: Sequence[float],
     ) -> relax.Var:
         return b.compute(regions.on_cpu, features, boxes, level, size, samples, strides, self.registers.lanes, **OPAQUE)
+
+    def top(self, b: Builder, x: relax.Var, count: int) -> tuple[relax.Var, relax.Var]:
+        return sorted_top(b, x, count)
 
     def suppress(
         self, b: Builder, boxes: relax.Var, scores: relax.Var, classes: relax.Var, iou: float, keep: int

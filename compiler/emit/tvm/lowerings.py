@@ -158,7 +158,7 @@ def _spread(x: te.Tensor, factor: int) -> te.Tensor:
 @lowering("Linear")
 def _linear(b: Builder, node: Node) -> relax.Var:
     _refuse_features(b, node)
-    (x,) = _inputs(b, node)
+    x = b.variables[node.operands[0]]
     weight, name = b.weight(node, "weight"), node.weights["weight"]
     if node.operands[0] in b.by_pixel:
         weight = weight.reshape(len(weight), *b.by_pixel[node.operands[0]]).transpose(0, 2, 3, 1).reshape(weight.shape)
@@ -166,7 +166,7 @@ def _linear(b: Builder, node: Node) -> relax.Var:
     *rows, inputs = b.shape(node.operands[0])
     if len(rows) != 1:
         x = b.emit(relax.op.reshape(x, (math.prod(rows), inputs)))
-    result = _biased(b, node, b.backend.dense(b, x, name, weight))
+    result = b.backend.dense(b, x, name, weight, Epilogue(_bias(b, node), dtype=b.stored(Value(node.name))))
     return result if len(rows) == 1 else b.emit(relax.op.reshape(result, _shape(b, node)))
 
 
@@ -302,9 +302,9 @@ def _select_top(b: Builder, node: Node) -> tuple[relax.Var, ...]:
     n, candidates, classes = b.shape(node.operands[0])
     count = _shape(b, node)[1]
     best = b.emit(relax.op.max(x, axis=[2]))
-    _, row = _top(b, best, min(count, candidates))
+    _, row = b.backend.top(b, best, min(count, candidates))
     scores = b.compute(rows, x, row)
-    scores, position = _top(b, b.emit(relax.op.reshape(scores, (n, min(count, candidates) * classes))), count)
+    scores, position = b.backend.top(b, b.emit(relax.op.reshape(scores, (n, min(count, candidates) * classes))), count)
     threshold = number(node.attrs["threshold"])
 
     def above(scores: te.Tensor) -> te.Tensor:
@@ -318,12 +318,6 @@ def _select_top(b: Builder, node: Node) -> tuple[relax.Var, ...]:
         return te.compute((n, count), lambda i, j: position[i, j] % classes, name="class_of")
 
     return b.compute(above, scores), b.compute(row_of, position, row), b.compute(class_of, position)
-
-
-def _top(b: Builder, x: relax.Var, count: int) -> tuple[relax.Var, relax.Var]:
-    """The `count` highest of x (N, K), best first, and where they are, int64."""
-    top = b.emit(relax.op.topk(x, k=count, axis=-1, ret_type="both", largest=True, dtype="int64"))
-    return b.emit(relax.TupleGetItem(top, 0)), b.emit(relax.TupleGetItem(top, 1))
 
 
 @lowering("gather_rows")
@@ -374,7 +368,7 @@ def _nms(b: Builder, node: Node) -> tuple[relax.Var, ...]:
     boxes, scores, classes = _inputs(b, node)
     keep = node.attrs["keep"]
     assert isinstance(keep, int)
-    sorted_scores, order = _top(b, scores, b.shape(node.operands[1])[1])
+    sorted_scores, order = b.backend.top(b, scores, b.shape(node.operands[1])[1])
 
     def reorder(classes: te.Tensor, order: te.Tensor) -> te.Tensor:
         return te.compute(order.shape, lambda i, j: classes[i, order[i, j]], name="reorder")

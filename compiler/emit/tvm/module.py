@@ -42,8 +42,8 @@ class Backend(Protocol):
         """The convolution of x (N, H, W, C) and what follows it: of this shape, (N, C, H, W)."""
         ...
 
-    def dense(self, b: Builder, x: relax.Var, name: str, weight: np.ndarray) -> relax.Var:
-        """The product of x (M, D) with a weight (F, D), the parameter `name`: (M, F) float32."""
+    def dense(self, b: Builder, x: relax.Var, name: str, weight: np.ndarray, epilogue: Epilogue) -> relax.Var:
+        """The product of x (M, D) with a weight (F, D), the parameter `name`, and what follows it: (M, F)."""
         ...
 
     def cut(
@@ -57,6 +57,10 @@ class Backend(Protocol):
         strides: Sequence[float],
     ) -> relax.Var:
         """`roi_align`: (N * R, size, size, C)."""
+        ...
+
+    def top(self, b: Builder, x: relax.Var, count: int) -> tuple[relax.Var, relax.Var]:
+        """The `count` highest of x (N, K) float32, best first, and where they are, int64."""
         ...
 
     def suppress(
@@ -338,6 +342,12 @@ def rows(x: te.Tensor, index: te.Tensor) -> te.Tensor:
     if len(x.shape) == 2:
         return te.compute((n, count, x.shape[1]), lambda i, j, d: x[index[i, j], d], name="rows")
     return te.compute((n, count, x.shape[2]), lambda i, j, d: x[i, index[i, j], d], name="rows")
+
+
+def sorted_top(b: Builder, x: relax.Var, count: int) -> tuple[relax.Var, relax.Var]:
+    """The `count` highest of x (N, K), best first, and where they are, int64: by TVM's sort of whole rows."""
+    top = b.emit(relax.op.topk(x, k=count, axis=-1, ret_type="both", largest=True, dtype="int64"))
+    return b.emit(relax.TupleGetItem(top, 0)), b.emit(relax.TupleGetItem(top, 1))
 
 
 def nearest(x: te.Tensor, height: int, width: int) -> te.Tensor:

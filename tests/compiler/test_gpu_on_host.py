@@ -1,0 +1,83 @@
+"""Whole detectors as `--target cuda` computes them in float16 and bfloat16, on this processor.
+
+TVM's own loops are compiled for it; where they would launch kernels of ours, they call these as g++ compiled them.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tvm
+import tvm_ffi
+from host_kernels import HostKernels
+from small_graphs import Small, mask_rcnn, retinanet
+
+from detc.compiler.emit.precision import Precision
+from detc.compiler.emit.static import parts
+from detc.compiler.emit.tvm import build, cuda
+from detc.compiler.emit.tvm.cpu import Registers
+from detc.compiler.emit.tvm.gpu import Gpu
+from detc.compiler.emit.tvm.module import program
+from detc.compiler.graph import Graph
+from detc.compiler.passes import apply
+from detc.compiler.passes.fold_batch_norm import FoldBatchNorm
+from detc.compiler.passes.fold_standardization import FoldStandardization
+from detc.runtime.agreement import TvmCandidate
+
+pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is not installed")
+
+
+# Of a rounded number, as a share of it.
+ROUNDING = {"float16": 2.0**-11, "bfloat16": 2.0**-8}
+
+
+def candidate(graph: Graph, weights: dict[str, np.ndarray], small: Small, precision: Precision, folder: Path):
+    """The detector's parts, with kernels of ours registered under the names that TVM calls."""
+    n, _, height, width = small.image.shape
+    size = {"batch": n, "height": height, "width": width}
+    emitted = program(graph, weights, Gpu("sm_90"), **size, precision=precision)
+    kernels = cuda.own_kernels(emitted.module)
+    host = HostKernels(kernels, folder)
+    for kernel in kernels:
+        tvm_ffi.register_global_func(kernel.name, launcher(host, kernel.name, kernel.dynamic), override=True)
+    target = tvm.target.Target("llvm")
+    # Nothing is as wide as these registers: TVM cannot store vectors of bfloat16 on a processor.
+    executable = tvm.compile(build.lowered(emitted.module, target, Registers(1 << 20, 16)), target=target)
+    return TvmCandidate(build._kernels(emitted, build._linked(executable), "llvm", precision, "", ()), graph)
+
+
+def launcher(host: HostKernels, name: str, dynamic: bool) -> Callable[..., None]:
+    """What TVM calls in the place of a launch: pointers and numbers, and at the end the launch's sizes."""
+
+    def launch(*arguments: Any) -> None:
+        *given, blocks, threads, shared = arguments if dynamic else (*arguments, 0)
+        # Fewer threads than a GPU's blocks have where a kernel takes any number: they are made one by one here.
+        threads = threads if "conv" in name else min(threads, 64)
+        host.launch(name, *given, blocks=blocks, threads=threads, shared=shared)
+
+    return launch
+
+
+@pytest.mark.parametrize("precision", ROUNDING)
+@pytest.mark.parametrize("detector", [retinanet, mask_rcnn])
+def test_every_part_of_a_detector_agrees_with_torch(
+    detector: Callable[..., tuple[Small, Graph]], precision: Precision, tmp_path: Path
+) -> None:
+    """Networks within a few roundings of each value, choices exactly; each is given what torch's earlier parts gave."""
+    small, graph = detector(batch=2)
+    folded, weights = apply([FoldStandardization(), FoldBatchNorm()], graph, small.arrays)
+    found = candidate(folded, weights, small, precision, tmp_path)
+    for index, part in enumerate(parts(folded)):
+        given = [small.values[value].numpy() for value in part.given]
+        for value, actual in zip(part.results, found.part(index, given), strict=True):
+            expected = small.values[value].numpy()
+            if part.chooses:
+                np.testing.assert_allclose(actual, expected, atol=1e-3, err_msg=str(value))
+            else:
+                error = np.abs(actual - expected).max() / np.abs(expected).max()
+                assert 0 < error < 12 * ROUNDING[precision], value
