@@ -170,3 +170,27 @@ without `data` has none, so it has to be given: `--size HxW`, height and width i
     wrong=Example("shell", "detc export bare.det --random-weights --target onnx", "where the detector has no data"),
     right=Example("shell", "detc export bare.det --random-weights --target onnx --size 640x640"),
 )
+
+NO_GPU = Kind(
+    "E0818",
+    "gpu-missing",
+    "something is to be measured on a GPU, and there is none",
+    """`detc tune` measures kernels on an NVIDIA GPU, and torch finds none on this machine.
+
+Exporting needs no GPU: where nothing was measured, the tiles of kernels are chosen by a rule. To measure, run the
+command on a machine with the GPU that the detector is meant for, with a torch that has CUDA.""",
+    wrong=Example("shell", "detc tune mine.det", "on a machine without a GPU"),
+    right=Example("shell", "detc export mine.det --weights best.safetensors --target cuda", "which needs none"),
+)
+
+BAD_TABLE = Kind(
+    "E0819",
+    "bad-tuning-table",
+    "a table of measured tiles cannot be read",
+    """The file that `detc tune` is to add to is not one that it has written.
+
+It is JSON: for each architecture the layers, and for each layer the tile that was fastest. Give `--table` another file,
+or remove this one; what it held is measured again.""",
+    wrong=Example("shell", "detc tune mine.det --table notes.txt"),
+    right=Example("shell", "detc tune mine.det --table tuned.json"),
+)

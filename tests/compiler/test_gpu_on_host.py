@@ -5,6 +5,7 @@ TVM's own loops are compiled for it; where they would launch kernels of ours, th
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ import tvm
 import tvm_ffi
 from host_kernels import HostKernels
 from small_graphs import Small, mask_rcnn, retinanet
+from tvm.relax.backend.cuda import pipeline
 
 from detc.compiler.emit.precision import Precision
 from detc.compiler.emit.static import parts
@@ -81,3 +83,19 @@ def test_every_part_of_a_detector_agrees_with_torch(
             else:
                 error = np.abs(actual - expected).max() / np.abs(expected).max()
                 assert 0 < error < 12 * ROUNDING[precision], value
+
+
+@pytest.mark.parametrize(("detector", "graphs"), [(retinanet, 1), (mask_rcnn, 3)])
+def test_launches_are_recorded_in_few_graphs(detector: Callable[..., tuple[Small, Graph]], graphs: int) -> None:
+    """All of a detector but what reads its input or makes its results; one of two stages is cut where proposals are."""
+    small, graph = detector()
+    folded, weights = apply([FoldStandardization(), FoldBatchNorm()], graph, small.arrays)
+    emitted = program(folded, weights, Gpu("sm_90"), batch=1, height=64, width=96, precision="float16")
+    module = cuda.recordable(emitted)
+    with cuda.target("sm_90") as target, tvm.transform.PassContext(config={"relax.backend.use_cuda_graph": True}):
+        for passes in (pipeline.legalize_passes, pipeline.dataflow_lower_passes, pipeline.finalize_passes):
+            module = tvm.transform.Sequential(passes(target))(module)
+    main = module["main"].script()
+    assert main.count("run_or_capture") == graphs
+    # Of the image as it is given, of the results in the order of the graph, and of the last choice.
+    assert len(re.findall(r"^ +cls\.\w+\(", main, re.MULTILINE)) <= 6

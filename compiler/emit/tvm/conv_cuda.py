@@ -72,6 +72,11 @@ def sum_kernel(dtype: str) -> CudaKernel:
     return named(f"detc_conv_sum_{_SHORT[dtype]}")
 
 
+def tile_of(kernel: CudaKernel) -> Tile:
+    """The tile of one that `kernel` gives."""
+    return Tile.parse(kernel.name.split("_", 4)[-1])
+
+
 def named(name: str) -> CudaKernel:
     """The kernel of a name. Raises KeyError where it is none of these."""
     if found := re.fullmatch(r"detc_conv_(f16|bf16)_(chunks|numbers|wide)_(\w+)", name):

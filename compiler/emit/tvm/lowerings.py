@@ -112,15 +112,20 @@ def _bias(b: Builder, node: Node) -> relax.Var | None:
 def _conv_transpose(b: Builder, node: Node) -> relax.Var:
     """Where windows do not overlap, each cell's results side by side as channels, which are then put in their places.
     Else a convolution of x with zeros between its cells."""
-    (x,) = _inputs(b, node)
+    x = b.variables[node.operands[0]]
     weight, key = b.weight(node, "weight"), node.weights["weight"]
     (kernel, _), (stride, _), (padding, _) = (pair(node.attrs[name]) for name in ("kernel", "stride", "padding"))
     n, inputs, height, width = b.shape(node.operands[0])
     shape = _shape(b, node)
     if kernel == stride and padding == 0:
         side_by_side = Kernel(f"{key}.side_by_side", weight.transpose(2, 3, 1, 0).reshape(-1, inputs, 1, 1))
-        cells = b.backend.conv(b, x, side_by_side, (n, kernel * kernel * shape[1], height, width), Epilogue())
-        return _biased(b, node, b.compute(_spread, cells, kernel))
+        bias = None
+        if "bias" in node.weights:
+            repeated = np.tile(b.weight(node, "bias"), kernel * kernel)
+            bias = b.parameter(f"{node.weights['bias']}.side_by_side", repeated)
+        epilogue = Epilogue(bias, dtype=b.stored(Value(node.name)))
+        cells = b.backend.conv(b, x, side_by_side, (n, kernel * kernel * shape[1], height, width), epilogue)
+        return b.compute(_spread, cells, kernel)
     if padding > kernel - 1:
         why = f"{node.op} with a padding of {padding} and a kernel of {kernel}"
         raise DiagnosticError(unsupported(node, b.backend.name, why))
@@ -128,7 +133,7 @@ def _conv_transpose(b: Builder, node: Node) -> relax.Var:
     def apart(x: te.Tensor) -> te.Tensor:
         def cell(i: Any, y: Any, v: Any, c: Any) -> Any:
             present = tirx.all(y % stride == 0, v % stride == 0)
-            return tirx.if_then_else(present, x[i, y // stride, v // stride, c], tirx.const(0.0, "float32"))
+            return tirx.if_then_else(present, x[i, y // stride, v // stride, c], tirx.const(0.0, x.dtype))
 
         return te.compute((n, (height - 1) * stride + 1, (width - 1) * stride + 1, inputs), cell, name="apart")
 
@@ -136,12 +141,6 @@ def _conv_transpose(b: Builder, node: Node) -> relax.Var:
     opposite = Kernel(f"{key}.turned", turned, padding=(kernel - 1 - padding,) * 2)
     epilogue = Epilogue(_bias(b, node), dtype=b.stored(Value(node.name)))
     return b.backend.conv(b, b.compute(apart, x), opposite, shape, epilogue)
-
-
-def _biased(b: Builder, node: Node, x: relax.Var) -> relax.Var:
-    """x and the bias of its last axis, where the node has one."""
-    bias = _bias(b, node)
-    return x if bias is None else b.emit(relax.op.add(x, bias))
 
 
 def _spread(x: te.Tensor, factor: int) -> te.Tensor:

@@ -166,10 +166,18 @@ _DEVICES = {
 }
 
 
+# The first that has bfloat16 products and asynchronous copies.
+LEAST = min(_DEVICES)
+
+
+def capability(arch: str) -> int:
+    """The number in an architecture such as sm_90; 0 where there is none."""
+    return int("".join(filter(str.isdigit, arch)) or 0)
+
+
 def device(arch: str) -> Device:
     """The device of an architecture such as sm_90; of one that is not known, the most like it."""
-    number = int("".join(filter(str.isdigit, arch)) or 0)
-    return _DEVICES[max((known for known in _DEVICES if known <= number), default=80)]
+    return _DEVICES[max((known for known in _DEVICES if known <= capability(arch)), default=LEAST)]
 
 
 def candidates(layer: Convolution, arch: str) -> Iterator[Choice]:
