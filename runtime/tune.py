@@ -49,10 +49,10 @@ class Measured:
 
 
 def layers(graph: Graph, batch: int, height: int, width: int) -> list[Convolution]:
-    """The layers of a predict view that run on tensor cores, each size once, in the graph's order."""
+    """The layers of a predict view that run on tensor cores, in the graph's order."""
     static = Static(graph.view("predict"), batch, height, width)
     found = (_layer(static, node) for node in static.graph.nodes)
-    return list(dict.fromkeys(layer for layer in found if layer is not None))
+    return [layer for layer in found if layer is not None]
 
 
 def _layer(static: Static, node: Node) -> Convolution | None:
