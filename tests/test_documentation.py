@@ -97,6 +97,7 @@ NEEDS = {
     "--resume": "a run that was stopped",
     "main/specs": "two checkouts of a project",
     "detc lsp": "an editor",
+    "detc tune": "a GPU",
 }
 
 
