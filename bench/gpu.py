@@ -183,6 +183,7 @@ def _ways(weight: np.ndarray, array: np.ndarray) -> Iterator[tuple[Any, ...]]:
 
 def laid_out(weight: np.ndarray, way: str, *arguments: Any) -> np.ndarray:
     """A weight as a kernel reads it."""
+    from detc.compiler.emit.precision import rounded
     from detc.compiler.emit.tvm import conv_cuda
 
     if way == "repeated":
@@ -202,9 +203,7 @@ def laid_out(weight: np.ndarray, way: str, *arguments: Any) -> np.ndarray:
         return conv_cuda.pack(weight, groups, dtype)[0]
     if way == "channels last":
         weight = weight.transpose(0, 2, 3, 1) if weight.ndim == 4 else weight
-    if dtype == "bfloat16":
-        return conv_cuda.bfloat16_bits(weight)
-    return np.ascontiguousarray(weight.astype(dtype))
+    return np.ascontiguousarray(rounded(weight, dtype))
 
 
 def _by_pixel(weight: np.ndarray, pixels: Sequence[int]) -> np.ndarray:

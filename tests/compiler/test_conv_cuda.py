@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from host_kernels import HostKernels, aligned
 
+from detc.compiler.emit.precision import rounded
 from detc.compiler.emit.tvm import conv_cuda, tuning
 from detc.compiler.emit.tvm.conv_cuda import Ending
 from detc.compiler.emit.tvm.own import CudaKernel, joined
@@ -32,10 +33,7 @@ LARGE = Tile(128, 64, 32, (2, 2), 4)
 
 def stored(array: np.ndarray, dtype: str) -> np.ndarray:
     """Float32 numbers as a GPU has them in memory, 16-byte aligned."""
-    if dtype == "float32":
-        bits = array.astype(np.float32)
-    else:
-        bits = array.astype(np.float16) if dtype == "float16" else conv_cuda.bfloat16_bits(array)
+    bits = rounded(array.astype(np.float32), dtype)
     result = aligned(bits.shape, bits.dtype)
     result[...] = bits
     return result
@@ -254,9 +252,9 @@ def test_bfloat16_weights_are_rounded_as_torch_does() -> None:
     array = np.concatenate([rng.standard_normal(999), [0, np.inf, -np.inf, 1 + 2**-8, 1 + 3 * 2**-8]]).astype(
         np.float32
     )
-    rounded = torch.from_numpy(array).bfloat16().view(torch.uint16).numpy()
-    np.testing.assert_array_equal(conv_cuda.bfloat16_bits(array), rounded)
-    assert np.isnan(loaded(conv_cuda.bfloat16_bits(np.array([np.nan], np.float32)), "bfloat16"))
+    expected = torch.from_numpy(array).bfloat16().view(torch.uint16).numpy()
+    np.testing.assert_array_equal(rounded(array, "bfloat16"), expected)
+    assert np.isnan(loaded(rounded(np.array([np.nan], np.float32), "bfloat16"), "bfloat16"))
 
 
 def test_the_rule_fits_tiles_to_layers() -> None:

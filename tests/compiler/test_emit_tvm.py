@@ -1,5 +1,6 @@
 """TVM kernels against a plain torch evaluation of the same graph: run on this processor, built for CUDA."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -217,6 +218,21 @@ def test_cuda_kernels_are_machine_code_for_the_architecture() -> None:
     assert b"__global__" not in library, "CUDA source text in place of code"
     assert b".text.detc_suppress" in library
     assert library.count(b".text.fused_conv2d") > 5
+
+
+@needs_nvcc
+def test_layers_of_rounded_values_are_kernels_of_our_own() -> None:
+    small, graph = mask_rcnn()
+    graph, weights = apply([FoldStandardization(), FoldBatchNorm()], graph, small.arrays)
+    size = {"batch": 1, "height": 64, "width": 96}
+    library = build_cuda(graph, weights, **size, arch="sm_80", precision="bfloat16").library
+    assert set(cuda.device_code(library)) == {"sm_80"}
+    assert b".text.detc_conv_bf16_chunks_" in library
+    assert b".text.detc_conv_bf16_wide_" in library, "the stem reads the image"
+    assert b".text.detc_top" in library
+    assert not re.search(rb"\.text\.\w*(conv2d|matmul)", library)
+    with pytest.raises(DiagnosticError, match=r"cuda-build-failed.*bfloat16.*sm_75"):
+        build_cuda(graph, weights, **size, arch="sm_75", precision="bfloat16")
 
 
 @needs_nvcc

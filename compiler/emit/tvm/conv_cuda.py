@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from detc.compiler.emit.precision import Precision, rounded
 from detc.compiler.emit.tvm.own import CudaKernel
 from detc.compiler.emit.tvm.tuning import Choice, Convolution, Tile
 
@@ -146,10 +147,10 @@ def joined_groups(channels: int, outputs: int, groups: int) -> int:
     return 1
 
 
-def pack(weight: np.ndarray, groups: int, dtype: str) -> tuple[np.ndarray, int]:
+def pack(weight: np.ndarray, groups: int, dtype: Precision) -> tuple[np.ndarray, int]:
     """Weights (O, I, KH, KW) as rows (O, KH * KW * I) of a multiple of 8 numbers, and in how many groups they then are.
 
-    Weights between joined groups are zeros. Of bfloat16, which numpy lacks, the array has the bits, uint16.
+    Weights between joined groups are zeros; all are as `rounded` stores them.
     """
     outputs, depth, *cells = weight.shape
     left = joined_groups(depth * groups, outputs, groups)
@@ -161,12 +162,4 @@ def pack(weight: np.ndarray, groups: int, dtype: str) -> tuple[np.ndarray, int]:
         weight = whole.reshape(outputs, together * depth, *cells)
     rows = weight.transpose(0, 2, 3, 1).reshape(outputs, -1)
     rows = np.pad(rows, ((0, 0), (0, -rows.shape[1] % 8)))
-    return (rows.astype(np.float16) if dtype == "float16" else bfloat16_bits(rows)), left
-
-
-def bfloat16_bits(array: np.ndarray) -> np.ndarray:
-    """Float32 numbers rounded to bfloat16, to the nearest and ties to even, as their bits, uint16."""
-    bits = np.ascontiguousarray(array, np.float32).view(np.uint32)
-    rounded: np.ndarray = ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype(np.uint16)
-    rounded[np.isnan(array)] = 0x7FFF
-    return rounded
+    return rounded(rows, dtype), left

@@ -17,7 +17,7 @@ import numpy as np
 import tvm
 from tvm import relax, te, tirx
 
-from detc.compiler.emit.precision import Precision, low_values
+from detc.compiler.emit.precision import Precision, low_values, rounded
 from detc.compiler.emit.static import Static, parts, require_lowerings
 from detc.compiler.emit.tvm.fusion import chains
 from detc.compiler.graph import Graph, Node, Value
@@ -298,15 +298,6 @@ def _prepare(block: relax.BlockBuilder, prepared: Mapping[str, Preparation]) -> 
         made = [block.emit_te(each.function, given[each.source]) for each in prepared.values()]
         block.emit_func_output(block.emit(relax.Tuple(made)))
     return tuple(sources)
-
-
-def rounded(array: np.ndarray, precision: Precision) -> np.ndarray:
-    """An array float32 as it is stored: (...) float32, float16, or the upper half of the bits as uint16."""
-    if precision == "bfloat16":
-        bits = np.ascontiguousarray(array, np.float32).view(np.uint32)
-        # To the nearest, and of two to the one whose last bit is 0.
-        return ((bits + np.uint32(0x7FFF) + (bits >> 16 & 1)) >> 16).astype(np.uint16)
-    return array.astype(precision)
 
 
 def _variable(name: str, b: Builder, value: Value, *, in_graph: bool) -> relax.Var:
