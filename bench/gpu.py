@@ -31,7 +31,7 @@ import numpy as np
 ROOT = Path(__file__).parents[1]
 # Of the machine with the GPU: its Python, and what detc needs that is not there.
 PYTHON = "3.12"
-NEEDED = ("lark", "pycocotools", "apache-tvm-ffi", "lightning", "torchmetrics", "lightning-utilities")
+NEEDED = ("lark", "pycocotools", "apache-tvm-ffi")
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -39,7 +40,7 @@ detector tiny : SingleStage {
 """
 
 
-def test_all_stages_run_without_a_gpu(gpu: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_stages_run_without_a_gpu(gpu: ModuleType, tmp_path: Path) -> None:
     spec = tmp_path / "tiny.det"
     spec.write_text(SPEC)
     jobs = [gpu.Job(str(spec), "tiny", "float32", size=(64, 96)), gpu.Job(str(spec), "missing", "float32")]
@@ -51,14 +52,28 @@ def test_all_stages_run_without_a_gpu(gpu: ModuleType, tmp_path: Path, monkeypat
     # One that cannot be loaded, beside the one that can.
     described.append({**described[0], "job": {**described[0]["job"], "name": "missing"}})
     (tmp_path / "packed/jobs.json").write_text(json.dumps(described))
-    monkeypatch.setattr(sys, "path", list(sys.path))
     out = tmp_path / "out"
-    stages = gpu.run(tmp_path / "packed", out, seconds=600, share=0.05).stages
+    # In a process of its own, as on the machine with the GPU, which has no TVM but the libraries of its runtime.
+    code = "import sys, gpu; gpu.main(sys.argv[1:]); assert not {'tvm', 'tvm.relax'} & set(sys.modules)"
+    command = [
+        sys.executable,
+        "-c",
+        code,
+        "run",
+        tmp_path / "packed",
+        "--out",
+        out,
+        "--seconds",
+        "600",
+        "--share",
+        "0.05",
+    ]
+    subprocess.run(command, cwd=ROOT / "bench", check=True, capture_output=True)
+    stages = json.loads((out / "gpu.json").read_text())
     assert stages["agreement, tiny-float32-1"]["found"]["status"] == "passed"
     assert "failed" in stages["agreement, missing-float32-1"]
     assert stages["latency, tiny-float32-1"]["found"]["detc"]["turns"] >= 3
     assert len(stages["training, bfloat16"]["found"]["losses"]) == 3
-    assert json.loads((out / "gpu.json").read_text()).keys() == stages.keys()
     assert "tiny-float32-1" in (out / "gpu.md").read_text()
     failed = {name: stage["trace"] for name, stage in stages.items() if "failed" in stage and "missing" not in name}
     assert not failed, failed
