@@ -17,18 +17,20 @@ import tvm
 import tvm_ffi
 from host_kernels import HostKernels
 from small_graphs import Small, mask_rcnn, retinanet
+from tvm import relax
 from tvm.relax.backend.cuda import pipeline
 
 from detc.compiler.emit.precision import Precision
-from detc.compiler.emit.static import parts
+from detc.compiler.emit.static import Static, parts
 from detc.compiler.emit.tvm import build, cuda
 from detc.compiler.emit.tvm.cpu import Registers
 from detc.compiler.emit.tvm.gpu import Gpu
-from detc.compiler.emit.tvm.module import program
+from detc.compiler.emit.tvm.module import Builder, Epilogue, program
 from detc.compiler.graph import Graph
 from detc.compiler.passes import apply
 from detc.compiler.passes.fold_batch_norm import FoldBatchNorm
 from detc.compiler.passes.fold_standardization import FoldStandardization
+from detc.dsl.diagnostics import DiagnosticError
 from detc.runtime.agreement import TvmCandidate
 
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is not installed")
@@ -83,6 +85,14 @@ def test_every_part_of_a_detector_agrees_with_torch(
             else:
                 error = np.abs(actual - expected).max() / np.abs(expected).max()
                 assert 0 < error < 12 * ROUNDING[precision], value
+
+
+def test_a_layer_that_kernels_cannot_count_is_refused() -> None:
+    """Places in an input are 32-bit numbers."""
+    rows = relax.Var("rows", relax.TensorType((1 << 20, 1 << 11), "float16"))
+    builder = Builder(relax.BlockBuilder(), Static(Small().graph(), 1, 8, 8), {}, Gpu("sm_90"), "float16")
+    with pytest.raises(DiagnosticError, match=r"cuda-build-failed.*fc\.weight"):
+        builder.backend.dense(builder, rows, "fc.weight", np.zeros((8, 1 << 11), np.float32), Epilogue())
 
 
 @pytest.mark.parametrize(("detector", "graphs"), [(retinanet, 1), (mask_rcnn, 3)])

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import shutil
+import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
 from host_kernels import HostKernels, aligned
 
 from detc.compiler.emit.tvm import top
+from detc.compiler.emit.tvm.own import joined
 
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is not installed")
 
@@ -55,6 +59,17 @@ def test_scores_that_are_mostly_absent(host: HostKernels) -> None:
 
 def test_infinities_have_their_places(host: HostKernels) -> None:
     check(host, np.array([[-np.inf, 1.0, np.inf, -3.4e38, 3.4e38, -1e-45]]), 4)
+
+
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc is not installed")
+def test_a_block_of_all_threads_has_the_registers_and_the_memory_that_it_needs(tmp_path: Path) -> None:
+    source = tmp_path / "top.cu"
+    source.write_text(joined([top.CUDA]))
+    command = ["nvcc", "-O3", "-arch=sm_90", "-Xptxas", "-v", "-cubin", "-o", str(tmp_path / "top.cubin"), str(source)]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+    assert "0 bytes spill stores" in said
+    assert int(re.search(r"Used (\d+) registers", said)[1]) * top.THREADS <= 65536
+    assert int(re.search(r"(\d+) bytes smem", said)[1]) <= top._BESIDE
 
 
 def test_what_shared_memory_holds() -> None:

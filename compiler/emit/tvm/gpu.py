@@ -6,6 +6,7 @@ and all other layers are kernels of our own, on tensor cores.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,8 @@ from detc.compiler.emit.tvm import conv_cuda, regions, suppress, top, tuning
 from detc.compiler.emit.tvm.conv_cuda import Ending
 from detc.compiler.emit.tvm.module import OPAQUE, Builder, Epilogue, Kernel, finished, sorted_top
 from detc.compiler.emit.tvm.tuning import Convolution
+from detc.dsl.catalogue.export import CUDA_BUILD_FAILED
+from detc.dsl.diagnostics import DiagnosticError
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,10 @@ class Gpu:
         epilogue: Epilogue,
     ) -> relax.Var:
         """A layer on tensor cores: its result, of this shape, with channels last."""
+        numbers_read = math.prod(int(d) for d in x.ty.shape)
+        if numbers_read >= 1 << 31:
+            summary = f"the input of {name} has {numbers_read} numbers, and kernels count to {1 << 31}"
+            raise DiagnosticError(CUDA_BUILD_FAILED.at(None, summary, detail="give a smaller --batch or --size"))
         reading = conv_cuda.reading(layer, str(x.ty.dtype))
         choice = tuning.choose(layer, self.arch, gathered=reading != conv_cuda.CHUNKS)
         residual = epilogue.residual

@@ -47,8 +47,8 @@ static __device__ void find_digit(const float* row, int length, unsigned prefix,
   __syncthreads();
 }
 
-extern "C" __global__ void detc_top(const float* numbers, float* best, long long* index, int length, int count,
-                                    int capacity) {
+extern "C" __global__ void __launch_bounds__(1024)
+detc_top(const float* numbers, float* best, long long* index, int length, int count, int capacity) {
   DYNAMIC_SHARED(memory);
   unsigned long long* const chosen = (unsigned long long*)memory;  // `capacity`, a power of two that holds `count`
   __shared__ unsigned histogram[2][BINS], before[32], digit, above, same, taken;
