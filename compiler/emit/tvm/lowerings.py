@@ -220,10 +220,12 @@ def _batch_norm(b: Builder, node: Node) -> relax.Var:
 
 @lowering("max_pool")
 def _max_pool(b: Builder, node: Node) -> relax.Var:
+    """In the precision of what is stored, but where that is bits."""
     a = node.attrs
+    x = _moved(b, node) if b.backend.bfloat16 == "bfloat16" else _inputs(b, node)[0]
     return b.emit(
         relax.op.nn.max_pool2d(
-            *_inputs(b, node),
+            x,
             pool_size=pair(a["kernel"]),
             strides=pair(a["stride"]),
             padding=pair(a["padding"]) * 2,
