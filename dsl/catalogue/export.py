@@ -191,6 +191,6 @@ BAD_TABLE = Kind(
 
 It is JSON: for each architecture the layers, and for each layer the tile that was fastest. Give `--table` another file,
 or remove this one; what it held is measured again.""",
-    wrong=Example("shell", "detc tune mine.det --table notes.txt"),
+    wrong=Example("shell", "detc tune mine.det --table mine.det"),
     right=Example("shell", "detc tune mine.det --table tuned.json"),
 )

@@ -40,9 +40,9 @@ def tune(
     from detc.compiler.emit.tvm.tuning import TABLE
     from detc.runtime.tune import Bench, architecture, layers, load_table, promising, save_table
 
-    arch = architecture()
     path = table or TABLE
     found = load_table(path)
+    arch = architecture()
     known = found.setdefault(arch, {})
     wanted = {}
     for spec in specs:
