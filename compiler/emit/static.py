@@ -27,7 +27,7 @@ _CUTS_OUT = frozenset({"assign_levels", "roi_align"})
 NEARLY = 1e-6
 
 # What depends on shapes alone.
-_CONSTANT = frozenset({"anchor_grid", "fill"})
+_CONSTANT = frozenset({"anchor_grid", "fill", "constant"})
 
 
 @dataclass(frozen=True)

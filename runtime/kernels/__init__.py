@@ -31,6 +31,7 @@ _OWN = (
     feature.softmax,
     feature.scale,
     feature.detach,
+    feature.interleave,
     feature.concat,
     feature.split,
     feature.per_anchor,
@@ -80,5 +81,6 @@ KERNELS: Mapping[str, Callable[..., Any]] = {
     "mul": operator.mul,
     "relu": torch.relu,
     "sigmoid": torch.sigmoid,
+    "constant": feature.Constant,
     **{kernel.__name__: kernel for kernel in _OWN},
 }

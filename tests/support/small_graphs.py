@@ -310,8 +310,10 @@ def region_values(small: Small) -> dict[str, Value]:
 
 def evaluate(node: Node, values: dict[Value, torch.Tensor], arrays: dict[str, np.ndarray]) -> tuple[torch.Tensor, ...]:
     """The results of one node."""
-    x, *more = [values[v] for v in node.operands]
     w = {name: torch.from_numpy(arrays[key]) for name, key in node.weights.items()}
+    if node.op == "constant":
+        return (w["value"],)
+    x, *more = [values[v] for v in node.operands]
     a = node.attrs
     match node.op:
         case "Conv2d":
@@ -353,6 +355,13 @@ def evaluate(node: Node, values: dict[Value, torch.Tensor], arrays: dict[str, np
                 result = result.index_select(axis, torch.arange(count) * size // count)
         case "upsample":
             result = x.repeat_interleave(a["scale"], 2).repeat_interleave(a["scale"], 3)
+        case "interleave":
+            n, channels, height, width = x.shape
+            channels, height, width = channels // 4, height - 1, width - 1
+            result = torch.empty(n, channels, 2 * height, 2 * width)
+            for a, b in ((0, 0), (0, 1), (1, 0), (1, 1)):
+                place = x[:, (2 * a + b) * channels : (2 * a + b + 1) * channels]
+                result[:, :, a::2, b::2] = place[:, :, a : a + height, b : b + width]
         case "crop":
             result = x[:, :, : more[0].shape[2], : more[0].shape[3]]
         case "anchor_grid":
@@ -373,7 +382,8 @@ def evaluate(node: Node, values: dict[Value, torch.Tensor], arrays: dict[str, np
         case "split":
             result = x.split([like.shape[-2] for like in more], 1)[a["index"]]
         case "select_top":
-            top, position = x.flatten(1).topk(min(a["count"], x[0].numel()))
+            scores = x.sigmoid() if a.get("logits") else x
+            top, position = scores.flatten(1).topk(min(a["count"], x[0].numel()))
             top = torch.where(top > a["threshold"], top, 0.0)
             return top, position // x.shape[2], position % x.shape[2]
         case "gather_rows":

@@ -165,6 +165,25 @@ def _resize(b: Builder, node: Node) -> str:
     return x
 
 
+@lowering("interleave")
+def _interleave(b: Builder, node: Node) -> str:
+    """The four places, each cut out where its results are, and spread over the cells."""
+    (x,) = _inputs(b, node)
+    _, channels, height, width = b.shape(node.operands[0])
+    axes = b.integers(1, 2, 3)
+    places = []
+    for place in range(4):
+        start = (place * channels // 4, place // 2, place % 2)
+        stop = ((place + 1) * channels // 4, start[1] + height - 1, start[2] + width - 1)
+        places.append(b.apply("Slice", x, b.integers(*start), b.integers(*stop), axes))
+    return str(b.apply("DepthToSpace", b.apply("Concat", *places, axis=1), blocksize=2))
+
+
+@lowering("constant")
+def _constant(b: Builder, node: Node) -> str:
+    return b.weight(node, "value")
+
+
 @lowering("crop")
 def _crop(b: Builder, node: Node) -> str:
     height, width = b.shape(node.operands[1])[2:]
@@ -210,6 +229,8 @@ def _select_top(b: Builder, node: Node) -> tuple[str, ...]:
     _, row = b.apply("TopK", best, b.integers(min(count, candidates)), outputs=2, axis=1)
     flat = b.apply("Reshape", _rows(b, x, row), b.integers(n, -1))
     scores, position = b.apply("TopK", flat, b.integers(count), outputs=2, axis=1)
+    if node.attrs.get("logits"):
+        scores = b.apply("Sigmoid", scores)
     above = b.apply("Greater", scores, b.constant(number(node.attrs["threshold"])))
     kept = b.apply("Where", above, scores, b.constant(0.0))
     per_row = b.constant(classes, np.int64)
@@ -314,6 +335,8 @@ def _labels(b: Builder, value: Value) -> set[int] | None:
         label = node.attrs["value"]
         assert isinstance(label, int)
         return {label}
+    if node.op == "constant":
+        return {int(label) for label in np.unique(b.weights[node.weights["value"]])}
     if node.op == "select_top" and value.output == 2:
         return set(range(b.shape(node.operands[0])[2]))
     if node.op == "concat":
