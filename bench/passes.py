@@ -3,9 +3,9 @@
     taskset -c 1 python bench/passes.py 640x640 retinanet:retinanet_r50_fpn_1x nas_fpn:retinanet_r50_nasfpn_crop640_50e
 
 For every pass that changes a detector's graph, the whole set of passes against the same without that one, and, as
-`all`, against none of those that can be left out. Runs take turns; of each the least counts, on the cores given. Beside
-the ratio are the nodes and megabytes of weights that the pass takes away. `choices` is what lies between the network
-and the boxes, alone, as a share of the whole.
+`all`, against none of those that can be left out. Runs take turns; of each the least counts, of the processor's time on
+one core. Beside the ratio are the nodes and megabytes of weights that the pass takes away. `choices` is what lies
+between the network and the boxes, alone, as a share of the whole.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -26,17 +27,21 @@ from detc.compiler.emit.tvm.build import build_llvm
 from detc.compiler.graph import Graph
 from detc.compiler.passes import apply
 from detc.compiler.passes.inference import names, passes
-from detc.runtime.agreement import TvmCandidate, image_like
+from detc.runtime.agreement import image_like
 from detc.runtime.artifact import OnnxEngine
+from detc.runtime.judge import TvmCandidate, engine
 
 ROOT = Path(__file__).parents[1]
 TURNS = 6
 
 
-def engines(graph: Graph, weights: Mapping[str, np.ndarray], size: dict[str, int], image: np.ndarray) -> dict[str, Callable[[], object]]:
+def engines(
+    graph: Graph, weights: Mapping[str, np.ndarray], size: dict[str, int], image: np.ndarray
+) -> dict[str, Callable[[], object]]:
     """One run of a detector on each target; of detectors of one stage, also of the choice alone."""
     model = OnnxEngine(emit(graph, weights, **size).SerializeToString())
-    kernels = TvmCandidate(build_llvm(graph, weights, **size), graph)
+    built = build_llvm(graph, weights, **size)
+    kernels = TvmCandidate(engine(built), built.parameters, graph, partial(build_llvm, weights=weights, **size))
     found: dict[str, Callable[[], object]] = {
         "onnx": lambda: model.run({"image": image}),
         "llvm": lambda: kernels({"image": image}),
@@ -57,10 +62,10 @@ def milliseconds(runs: dict[tuple[str, str], Callable[[], object]]) -> dict[tupl
     least = dict.fromkeys(runs, float("inf"))
     for turn in range(TURNS + 1):
         for key, run in runs.items():
-            start = time.perf_counter()
+            start = time.process_time()
             run()
             if turn:
-                least[key] = min(least[key], 1e3 * (time.perf_counter() - start))
+                least[key] = min(least[key], 1e3 * (time.process_time() - start))
     return least
 
 

@@ -141,7 +141,7 @@ class Artifact:
 
     def __init__(self, manifest: Mapping[str, Any], engine: Engine) -> None:
         self.manifest = manifest
-        self._engine = engine
+        self.engine = engine
 
     @property
     def name(self) -> str:
@@ -191,12 +191,12 @@ class Artifact:
             if count < n:
                 array = np.concatenate([array, np.zeros((n - count, *rest), array.dtype)])
             whole[described["name"]] = array
-        return {name: value[:count] for name, value in self._engine(**whole).items()}
+        return {name: value[:count] for name, value in self.engine(**whole).items()}
 
     def first_network(self, image: np.ndarray) -> None:
         """Runs what comes before any box is chosen, alone, under TVM: for measurements. `image` is a whole batch."""
-        assert isinstance(self._engine, TvmEngine)
-        self._engine.call("part_0", image)
+        assert isinstance(self.engine, TvmEngine)
+        self.engine.call("part_0", image)
 
     def predictor(self) -> Predictor:
         """This detector with what belongs before and after it: pictures in, boxes in their pixels out.

@@ -8,23 +8,25 @@ import os
 import platform
 import re
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from detc.compiler.emit.static import Static, parts
+from detc.compiler.emit.static import Static
 from detc.compiler.passes import apply
-from detc.compiler.passes.fold_batch_norm import FoldBatchNorm
-from detc.compiler.passes.fold_standardization import FoldStandardization
-from detc.dsl.catalogue.export import EXPORT_DISAGREES
+from detc.compiler.passes.inference import passes
+from detc.compiler.serialize import to_text
 from detc.dsl.catalogue.running import CANNOT_WRITE
 from detc.dsl.diagnostics import DiagnosticError
 from detc.runtime import artifact
-from detc.runtime.agreement import Candidate, Judge, OnnxCandidate, TvmCandidate, Verification, compare
+from detc.runtime.agreement import Verification, compare
 from detc.runtime.artifact import missing_features
+from detc.runtime.blame import disagreement, first_wrong
 from detc.runtime.files import make_folder, write_whole
+from detc.runtime.judge import Candidate, Judge, OnnxCandidate, TvmCandidate, engine
 
 if TYPE_CHECKING:
     import numpy as np
@@ -47,13 +49,14 @@ def export(
     width: int,
     batch: int = 1,
     arch: str | None = None,
+    without: Collection[str] = (),
     step: Callable[[str], None] = lambda _: None,
 ) -> Verification:
     """Compiles a detector's predict view with the weights of `module`, verifies it, and writes it to `output`.
 
     `height` and `width` are multiples of the graph's size divisor. `output` is a `.detc` artifact, or, for the target
     onnx and a name that ends in `.onnx`, the model itself with the manifest among its metadata. `step` is told what is
-    being done.
+    being done. `without` names passes of the graph to leave out, to measure or to suspect them.
 
     Raises:
         DiagnosticError: op-without-lowering, export-disagrees, cannot-write, and what the target's tools lack.
@@ -61,10 +64,10 @@ def export(
     _require_place(output)
     state = {key: value.detach().cpu().numpy() for key, value in module.state_dict().items()}
     original = detector.graph.view("predict")
-    step("folding norms")
-    folds = [FoldStandardization(), FoldBatchNorm()]
-    graph, weights = apply(folds, original, {key: state[key] for key in original.weights})
     size = {"batch": batch, "height": height, "width": width}
+    step("optimising the graph")
+    optimise = passes(**size, without=without)
+    graph, weights = apply(optimise, original, {key: state[key] for key in original.weights})
     candidate: Candidate | None
     if target == "onnx":
         from detc.compiler.emit.onnx import emit
@@ -73,17 +76,17 @@ def export(
         model = emit(graph, weights, **size)
         members = {"model.onnx": model.SerializeToString()}
         extra: dict[str, Any] = {"arch": None}
-        alone = [emit(part.graph, weights, **size).SerializeToString() for part in parts(graph)]
-        candidate = OnnxCandidate(members["model.onnx"], alone)
+        candidate = OnnxCandidate(members["model.onnx"], graph)
     else:
         from detc.compiler.emit.tvm.build import build_cuda, build_llvm
 
         if target == "llvm":
             step(f"compiling kernels for {arch or 'this processor'}")
-            kernels = build_llvm(graph, weights, **size, arch=arch)
+            build = partial(build_llvm, weights=weights, **size, arch=arch)
         else:
             step(f"compiling kernels for {arch or 'sm_90'}")
-            kernels = build_cuda(graph, weights, **size, arch=arch or "sm_90")
+            build = partial(build_cuda, weights=weights, **size, arch=arch or "sm_90")
+        kernels = build(graph)
         members = {"kernels.so": kernels.library, "weights.safetensors": _safetensors(kernels.parameters)}
         extra = {
             "arch": kernels.arch,
@@ -93,17 +96,22 @@ def export(
             "prepared": kernels.prepared,
         }
         lacking = missing_features(kernels.features)
-        candidate = None if target == "cuda" or lacking else TvmCandidate(kernels, graph)
+        candidate = (
+            None if target == "cuda" or lacking else TvmCandidate(engine(kernels), kernels.parameters, graph, build)
+        )
         reason = "no GPU" if target == "cuda" else f"this processor lacks {', '.join(lacking)}"
     if candidate is None:
         verification = Verification("not run", reason)
     else:
         step("comparing with torch.fx")
-        verification = compare(Judge(original, state), candidate, (batch, 3, height, width))
-    if verification.status == "failed":
-        summary = f"the {target} export of {detector.name} does not agree with torch.fx; nothing was written"
-        raise DiagnosticError(EXPORT_DISAGREES.at(None, summary, detail=str(verification)))
+        judge, shape = Judge(original, state, graph), (batch, 3, height, width)
+        verification = compare(judge, candidate, shape)
+        if verification.status == "failed":
+            step("looking for the first value that differs")
+            summary = f"the {target} export of {detector.name} does not agree with torch.fx; nothing was written"
+            raise DiagnosticError(disagreement(summary, verification, first_wrong(judge, candidate, shape)))
     described = manifest(detector, graph, target, size) | extra | {"verification": asdict(verification)}
+    described |= {"passes": [one.name for one in optimise], "graph": fingerprint(graph)}
     step(f"writing {output}")
     if target == "onnx" and output.suffix == ".onnx":
         entry = model.metadata_props.add()
@@ -149,6 +157,11 @@ def manifest(detector: Detector, graph: Graph, target: Target, size: Mapping[str
         "preprocessing": {name: data.get(name) for name in ("resize", "normalize", "pad")},
         "versions": _versions(target),
     }
+
+
+def fingerprint(graph: Graph) -> str:
+    """SHA-256 of a graph's text form."""
+    return hashlib.sha256(to_text(graph).encode()).hexdigest()
 
 
 def _safetensors(parameters: Mapping[str, np.ndarray]) -> bytes:

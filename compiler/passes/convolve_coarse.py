@@ -80,7 +80,8 @@ def _matches(node: Node, large: Node) -> bool:
 
 
 def _by_place(kernel: np.ndarray) -> np.ndarray:
-    """A kernel (O, I, 3, 3) as (4 * O, I, 2, 2): for each place in a doubled cell, row by row, the sums that it sees."""
+    """A kernel (O, I, 3, 3) as (4 * O, I, 2, 2): for each place in a doubled cell, row by row, the sums that it
+    sees."""
     import numpy as np
 
     # Of three rows under the kernel, the upper place of a cell has one in the cell above; the lower, one in that below.

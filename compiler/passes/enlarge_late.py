@@ -19,10 +19,10 @@ _BY_CELL = frozenset({"relu", "sigmoid", "scale", "BatchNorm2d"})
 class EnlargeLate:
     """Moves what is done to each cell alone from behind an enlargement to before it.
 
-    A nearest enlargement repeats cells. ReLU, sigmoid, scale, normalisation by running statistics, a sum or product with
-    one value a channel, and a 1x1 convolution of stride 1 give the same for all copies of a cell: they are computed once,
-    and the result is repeated. Only where nothing else uses the enlarged feature. The same feature at its own size is
-    often needed too (Feature Pyramid Grids), and then `common-subexpressions` finds what they share.
+    A nearest enlargement repeats cells. ReLU, sigmoid, scale, normalisation by running statistics, a sum or product
+    with one value a channel, and a 1x1 convolution of stride 1 give the same for all copies of a cell: they are
+    computed once, and the result is repeated. Only where nothing else uses the enlarged feature. The same feature at
+    its own size is often needed too (Feature Pyramid Grids), and then `common-subexpressions` finds what they share.
     """
 
     name: ClassVar[str] = "enlarge-late"

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 class FoldConstants:
     """Replaces anchors, filled tensors, and what is joined of them, by `constant`s for images of one size.
 
-    A constant is a node without inputs, whose weight `value` it gives. So the features that anchors take their sizes from
-    are not needed for that any more.
+    A constant is a node without inputs, whose weight `value` it gives. So the features that anchors take their sizes
+    from are not needed for that any more.
     """
 
     name: ClassVar[str] = "fold-constants"

@@ -22,8 +22,8 @@ REQUIRED = frozenset({FoldStandardization.name})
 def passes(batch: int, height: int, width: int, without: Collection[str] = ()) -> list[Pass]:
     """What a predict graph goes through before it is emitted for `batch` images of `height` x `width` pixels.
 
-    Norms are folded first, so that what is looked for stands side by side; subexpressions are shared after work has moved
-    to where it may be the same. `without` names passes to leave out.
+    Norms are folded first, so that what is looked for stands side by side; subexpressions are shared after work has
+    moved to where it may be the same. `without` names passes to leave out.
     """
     ordered: tuple[Pass, ...] = (
         RemoveIdentities(),

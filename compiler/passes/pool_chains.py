@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 class PoolChains:
     """Takes the largest of windows of 4 x 4 cells, say, from the largest of their quarters, where those are there.
 
-    NAS-FPN pools a level by two, four and eight for the levels above. Windows that do not overlap, without padding: those
-    of one size are made of whole ones of the other, and what is dropped at the border is the same.
+    NAS-FPN pools a level by two, four and eight for the levels above. Windows that do not overlap, without padding:
+    those of one size are made of whole ones of the other, and what is dropped at the border is the same.
     """
 
     name: ClassVar[str] = "pool-chains"

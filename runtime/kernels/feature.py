@@ -144,8 +144,8 @@ def crop(x: Tensor, like: Tensor) -> Tensor:
 
 
 def interleave(x: Tensor) -> Tensor:
-    """(N, 4 * C, H + 1, W + 1) -> (N, C, 2 * H, 2 * W): each cell's four places, row by row, are the channels of x there
-    and, for the right and lower places, one cell on."""
+    """(N, 4 * C, H + 1, W + 1) -> (N, C, 2 * H, 2 * W): each cell's four places, row by row, are the channels of x
+    there and, for the right and lower places, one cell on."""
     n, channels, height, width = x.shape
     places = x.unflatten(1, (2, 2, channels // 4))
     rows = [torch.stack([places[:, a, b, :, a : a + height - 1, b : b + width - 1] for b in (0, 1)], 4) for a in (0, 1)]

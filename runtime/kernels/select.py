@@ -11,9 +11,7 @@ from detc.runtime.kernels.targets import overlaps
 _BLOCK = 512
 
 
-def select_top(
-    scores: Tensor, *, count: int, threshold: float, logits: bool = False
-) -> tuple[Tensor, Tensor, Tensor]:
+def select_top(scores: Tensor, *, count: int, threshold: float, logits: bool = False) -> tuple[Tensor, Tensor, Tensor]:
     """The `count` highest of scores (N, K, C), best first: scores, rows (into K), classes.
 
     Each is (N, min(count, K * C)). Entries not above `threshold` have score 0. With `logits`, `scores` are what the

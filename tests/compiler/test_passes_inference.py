@@ -167,7 +167,8 @@ def test_scores_of_a_softmax_and_scores_that_are_shown_stay() -> None:
 
 
 def test_saturated_and_low_scores_are_chosen_alike() -> None:
-    """Many logits have the score 1, and many are at the threshold: which of the equal are chosen is open, scores are not."""
+    """Many logits have the score 1, and many are at the threshold: which of the equal are chosen is open, scores are
+    not."""
     logits = torch.cat((torch.linspace(17, 40, 30), torch.full((40,), -0.5), torch.linspace(-8, -120, 30)))
     logits = logits[torch.randperm(100, generator=torch.Generator().manual_seed(0))].reshape(1, 50, 2)
     select = KERNELS["select_top"]
@@ -191,7 +192,9 @@ def test_anchors_and_numbers_of_levels_are_constants() -> None:
         ((288, 4), "float32"),
     ]
     # The network gives nothing any more for the sake of its size.
-    given = {op: {cut[v.node].op for v in parts(cut)[1].given if v != IMAGE} for op, cut in (("", graph), ("c", result))}
+    given = {
+        op: {cut[v.node].op for v in parts(cut)[1].given if v != IMAGE} for op, cut in (("", graph), ("c", result))
+    }
     assert "Conv2d" in given[""]
     assert given["c"] == {"sigmoid", "detach"}
 
@@ -261,7 +264,7 @@ def test_a_whole_detector_keeps_its_values(spec: Path, name: str) -> None:
 
 def test_any_pass_can_be_left_out_but_what_targets_need() -> None:
     assert names() == [step.name for step in passes(1, 64, 64) if step.name != "fold-standardization"]
-    assert REQUIRED == {"fold-standardization"}
+    assert {"fold-standardization"} == REQUIRED
     assert {step.name for step in passes(1, 64, 64, without=["pool-chains"])} == {*names(), *REQUIRED} - {"pool-chains"}
     assert {*names(), *REQUIRED} | {"recompute"} == discover().keys()
 

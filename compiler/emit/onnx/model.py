@@ -27,7 +27,8 @@ _DTYPES = {"float32": TensorProto.FLOAT, "int64": TensorProto.INT64}
 
 
 class Builder:
-    """Collects the nodes and constants of a model. Tensors are known by name."""
+    """Collects the nodes and constants of a model. Tensors are known by name; a value's is as it is written,
+    %neck.conv."""
 
     def __init__(self, static: Static, weights: Weights) -> None:
         self.static = static
@@ -77,9 +78,22 @@ class Builder:
         from detc.compiler.emit.onnx.lowerings import LOWERINGS
 
         self._scope = node.name
+        before = len(self.nodes)
         result = LOWERINGS[node.op](self, node)
         for index, name in enumerate((result,) if isinstance(result, str) else result):
-            self._names[Value(node.name, index)] = name
+            value = Value(node.name, index)
+            self._names[value] = self._called(str(value), name, self.nodes[before:])
+
+    def _called(self, wanted: str, name: str, nodes: Sequence[onnx.NodeProto]) -> str:
+        """Names the tensor after its value, where one of these operators makes it. A constant keeps its name."""
+        if name in self.initializers:
+            return name
+        if not any(name in node.output for node in nodes):
+            name = self.apply("Identity", name)
+            nodes = self.nodes[-1:]
+        for names in (names for node in nodes for names in (node.output, node.input)):
+            names[:] = [wanted if other == name else other for other in names]
+        return wanted
 
 
 def emit(graph: Graph, weights: Weights, *, batch: int, height: int, width: int) -> onnx.ModelProto:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -28,6 +29,9 @@ def export(
     batch: Annotated[int, typer.Option(min=1, help="Images at a time.")] = 1,
     weights: Annotated[Path | None, typer.Option(metavar="FILE", help="The trained weights.")] = None,
     random_weights: Annotated[bool, typer.Option(help="Take fresh weights: to try an export before training.")] = False,
+    without: Annotated[
+        list[str] | None, typer.Option(metavar="PASS", help="Leave out an optimisation of the graph; may be repeated.")
+    ] = None,
     output: Annotated[
         Path | None, typer.Option(metavar="FILE", help="NAME-TARGET.detc by default; FILE.onnx is the bare model.")
     ] = None,
@@ -36,6 +40,7 @@ def export(
 
     Example: detc export mine.det --weights runs/mine/best.safetensors --target cuda --arch sm_90
     """
+    from detc.compiler.passes.inference import names
     from detc.runtime.export import TARGETS
 
     choice("--target", target, TARGETS)
@@ -43,6 +48,8 @@ def export(
         raise typer.BadParameter("--arch is for cuda and llvm: an ONNX model has none")
     if (weights is not None) and random_weights:
         raise typer.BadParameter("--weights and --random-weights exclude each other")
+    for name in without or ():
+        choice("--without", name, tuple(names()))
     given = height_and_width(size) if size else None
 
     import detc
@@ -61,7 +68,7 @@ def export(
         typer.echo(f"note: {rounded}: {detector.name} takes multiples of {divisor}", err=True)
     path = output or Path(f"{detector.name}-{target}.detc")
     started = time.monotonic()
-    verification = _run(detector, weights, path, target, height, width, batch, arch)
+    verification = _run(detector, weights, path, target, height, width, batch, arch, without or ())
     megabytes = path.stat().st_size / 1e6
     typer.echo(f"{path}: {megabytes:.1f} MB, {batch}x3x{height}x{width}, in {time.monotonic() - started:.0f} s")
     typer.echo(f"compared with torch.fx: {verification}")
@@ -76,6 +83,7 @@ def _run(
     width: int,
     batch: int,
     arch: str | None,
+    without: Collection[str],
 ) -> object:
     """The export, with what it is doing shown where there is a terminal."""
     from rich.console import Console
@@ -101,6 +109,7 @@ def _run(
             width=width,
             batch=batch,
             arch=arch,
+            without=without,
             step=step,
         )
 
