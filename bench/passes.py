@@ -14,7 +14,6 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +28,7 @@ from detc.compiler.passes import apply
 from detc.compiler.passes.inference import names, passes
 from detc.runtime.agreement import image_like
 from detc.runtime.artifact import OnnxEngine
-from detc.runtime.judge import TvmCandidate, engine
+from detc.runtime.judge import engine
 
 ROOT = Path(__file__).parents[1]
 TURNS = 6
@@ -40,11 +39,10 @@ def engines(
 ) -> dict[str, Callable[[], object]]:
     """One run of a detector on each target; of detectors of one stage, also of the choice alone."""
     model = OnnxEngine(emit(graph, weights, **size).SerializeToString())
-    built = build_llvm(graph, weights, **size)
-    kernels = TvmCandidate(engine(built), built.parameters, graph, partial(build_llvm, weights=weights, **size))
+    machine = engine(build_llvm(graph, weights, **size))
     found: dict[str, Callable[[], object]] = {
         "onnx": lambda: model.run({"image": image}),
-        "llvm": lambda: kernels({"image": image}),
+        "llvm": lambda: machine(image=image),
     }
     cut = parts(graph)
     if len(cut) == 2:
@@ -53,7 +51,12 @@ def engines(
         values = {**dict(zip(cut[0].results, results, strict=True)), cut[0].given[0]: image}
         given = [values[value] for value in cut[1].given]
         inputs = dict(zip(alone[1].inputs, given, strict=True))
-        found |= {"onnx choices": lambda: alone[1].run(inputs), "llvm choices": lambda: kernels.part(1, given)}
+        # Without the copies from numpy and back, which are not made within the whole.
+        arguments = [*map(machine._put, given), *machine._arguments["part_1"]]
+        found |= {
+            "onnx choices": lambda: alone[1].run(inputs),
+            "llvm choices": lambda: machine._machine["part_1"](*arguments),
+        }
     return found
 
 
