@@ -111,7 +111,9 @@ class TvmEngine:
         if prepared:
             made = self._machine["prepare"](*(tensors[name] for name in functions["prepare"]))
             tensors |= zip(prepared, made, strict=True)
-        self._arguments = {name: [tensors[key] for key in keys] for name, keys in functions.items() if name != "prepare"}
+        self._arguments = {
+            name: [tensors[key] for key in keys] for name, keys in functions.items() if name != "prepare"
+        }
 
     def __call__(self, **inputs: np.ndarray) -> dict[str, np.ndarray]:
         return dict(zip(self._outputs, self.call("main", *inputs.values()), strict=True))

@@ -7,7 +7,6 @@ from collections.abc import Collection
 from detc.compiler.passes import Pass
 from detc.compiler.passes.choose_by_logits import ChooseByLogits
 from detc.compiler.passes.common_subexpressions import CommonSubexpressions
-from detc.compiler.passes.convolve_coarse import ConvolveCoarse
 from detc.compiler.passes.enlarge_late import EnlargeLate
 from detc.compiler.passes.fold_batch_norm import FoldBatchNorm
 from detc.compiler.passes.fold_constants import FoldConstants
@@ -31,7 +30,6 @@ def passes(batch: int, height: int, width: int, without: Collection[str] = ()) -
         FoldBatchNorm(),
         EnlargeLate(),
         CommonSubexpressions(),
-        ConvolveCoarse(),
         PoolChains(),
         ChooseByLogits(),
         FoldConstants(batch, height, width),

@@ -31,7 +31,6 @@ _OWN = (
     feature.softmax,
     feature.scale,
     feature.detach,
-    feature.interleave,
     feature.concat,
     feature.split,
     feature.per_anchor,

@@ -143,15 +143,6 @@ def crop(x: Tensor, like: Tensor) -> Tensor:
     return x[..., : like.shape[-2], : like.shape[-1]]
 
 
-def interleave(x: Tensor) -> Tensor:
-    """(N, 4 * C, H + 1, W + 1) -> (N, C, 2 * H, 2 * W): each cell's four places, row by row, are the channels of x
-    there and, for the right and lower places, one cell on."""
-    n, channels, height, width = x.shape
-    places = x.unflatten(1, (2, 2, channels // 4))
-    rows = [torch.stack([places[:, a, b, :, a : a + height - 1, b : b + width - 1] for b in (0, 1)], 4) for a in (0, 1)]
-    return torch.stack(rows, 3).reshape(n, channels // 4, 2 * (height - 1), 2 * (width - 1))
-
-
 class Constant(nn.Module):
     """What a pass has computed beforehand."""
 

@@ -14,7 +14,6 @@ from detc.compiler.graph import Graph, Value
 from detc.compiler.passes import apply, discover
 from detc.compiler.passes.choose_by_logits import ChooseByLogits
 from detc.compiler.passes.common_subexpressions import CommonSubexpressions
-from detc.compiler.passes.convolve_coarse import ConvolveCoarse
 from detc.compiler.passes.enlarge_late import EnlargeLate
 from detc.compiler.passes.fold_constants import FoldConstants
 from detc.compiler.passes.inference import REQUIRED, names, passes
@@ -115,24 +114,6 @@ def test_what_sees_its_neighbours_or_is_not_alone_stays_behind_the_enlargement(w
     results = {"padded": [y], "shared": [y, small.add("sigmoid", large)], "shown": [y, large]}[what]
     graph = kept(small, EnlargeLate(), *results)
     assert ops(graph)[:2] == ["Conv2d", "upsample"]
-
-
-@pytest.mark.parametrize("bias", [False, True])
-def test_a_convolution_of_a_doubled_feature_is_done_at_its_own_size(bias: bool) -> None:
-    small = Small()
-    x = small.conv(IMAGE, 5, stride=2)
-    y = small.conv(small.add("upsample", x, scale=2, mode="nearest"), 7, 3, bias=bias)
-    graph = kept(small, ConvolveCoarse(), y, tolerance=1e-5)
-    assert ops(graph) == ["Conv2d", "Conv2d", "interleave"]
-    assert len(graph.weights) == 3 + bias
-
-
-@pytest.mark.parametrize("other", [{"stride": 2}, {"padding": 0}, {"groups": 5}, {"dilation": 2}, {"kernel": 5}])
-def test_another_convolution_of_a_doubled_feature_stays(other: dict[str, int]) -> None:
-    small = Small()
-    x = small.conv(IMAGE, 5, stride=2)
-    y = small.conv(small.add("upsample", x, scale=2, mode="nearest"), 5, **{"kernel": 3, **other})
-    assert ops(kept(small, ConvolveCoarse(), y)) == ["Conv2d", "upsample", "Conv2d"]
 
 
 def test_large_windows_are_made_of_small_ones() -> None:
@@ -249,9 +230,7 @@ def test_a_whole_detector_keeps_its_values(spec: Path, name: str) -> None:
     before, weights = apply(plain, graph, {key: state[key] for key in graph.weights})
     after, changed = apply(passes(**size), before, weights)
     assert len(after) < len(before)
-    done = set(ops(after))
-    assert ("interleave" in done) == (name == "grid")
-    assert "upsample" not in done
+    assert ops(after).count("relu") < ops(before).count("relu") or name != "grid"
     image = torch.randn(1, 3, 128, 256, generator=torch.Generator().manual_seed(1))
     expected, found = network(before, weights, image), network(after, changed, image)
     compared = 0

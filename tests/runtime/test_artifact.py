@@ -632,7 +632,7 @@ def test_the_table_of_exports_says_what_can_be_lowered(path: Path) -> None:
     detectors = detc.load(path).siblings()
     assert rows.keys() == {detector.name for detector in detectors}, "run bench/coverage.py"
     for detector in detectors:
-        ops = {node.op for node in detector.graph.view("predict").nodes} | {"constant", "interleave"}
+        ops = {node.op for node in detector.graph.view("predict").nodes} | {"constant"}
         for target, lowerings in (("onnx", ONNX), ("llvm", TVM), ("cuda", TVM)):
             told = rows[detector.name][target]
             assert bool(ops - lowerings.keys()) == told.startswith("E0801"), (detector.name, target)

@@ -355,13 +355,6 @@ def evaluate(node: Node, values: dict[Value, torch.Tensor], arrays: dict[str, np
                 result = result.index_select(axis, torch.arange(count) * size // count)
         case "upsample":
             result = x.repeat_interleave(a["scale"], 2).repeat_interleave(a["scale"], 3)
-        case "interleave":
-            n, channels, height, width = x.shape
-            channels, height, width = channels // 4, height - 1, width - 1
-            result = torch.empty(n, channels, 2 * height, 2 * width)
-            for a, b in ((0, 0), (0, 1), (1, 0), (1, 1)):
-                place = x[:, (2 * a + b) * channels : (2 * a + b + 1) * channels]
-                result[:, :, a::2, b::2] = place[:, :, a : a + height, b : b + width]
         case "crop":
             result = x[:, :, : more[0].shape[2], : more[0].shape[3]]
         case "anchor_grid":

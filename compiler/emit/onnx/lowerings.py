@@ -165,20 +165,6 @@ def _resize(b: Builder, node: Node) -> str:
     return x
 
 
-@lowering("interleave")
-def _interleave(b: Builder, node: Node) -> str:
-    """The four places, each cut out where its results are, and spread over the cells."""
-    (x,) = _inputs(b, node)
-    _, channels, height, width = b.shape(node.operands[0])
-    axes = b.integers(1, 2, 3)
-    places = []
-    for place in range(4):
-        start = (place * channels // 4, place // 2, place % 2)
-        stop = ((place + 1) * channels // 4, start[1] + height - 1, start[2] + width - 1)
-        places.append(b.apply("Slice", x, b.integers(*start), b.integers(*stop), axes))
-    return str(b.apply("DepthToSpace", b.apply("Concat", *places, axis=1), blocksize=2))
-
-
 @lowering("constant")
 def _constant(b: Builder, node: Node) -> str:
     return b.weight(node, "value")

@@ -253,19 +253,6 @@ def _resize(b: Builder, node: Node) -> relax.Var:
     return b.compute(nearest, _moved(b, node), height, width)
 
 
-@lowering("interleave")
-def _interleave(b: Builder, node: Node) -> relax.Var:
-    shape, channels = _shape(b, node), _shape(b, node)[1]
-
-    def places(x: te.Tensor) -> te.Tensor:
-        def cell(i: Any, y: Any, v: Any, c: Any) -> Any:
-            return x[i, (y + 1) // 2, (v + 1) // 2, (y % 2 * 2 + v % 2) * channels + c]
-
-        return te.compute((shape[0], *shape[2:], channels), cell, name="interleave")
-
-    return b.compute(places, *_inputs(b, node))
-
-
 @lowering("constant")
 def _constant(b: Builder, node: Node) -> relax.Var:
     return b.parameter(node.weights["value"], b.weight(node, "value"))
