@@ -168,9 +168,8 @@ OTHER_SPEC = Kind(
     "E0820",
     "artifact-of-another-spec",
     "an artifact is compared with a spec that it was not made of",
-    """`detc verify ARTIFACT` compares an artifact with the detector of a spec, value by value. That it can do only
-    where
-the spec and the detc are those that it was made with: its graph has to be the same.
+    """`detc verify ARTIFACT` compares an artifact with the detector of a spec, value by value. That it can do
+only where the spec and the detc are those that it was made with: its graph has to be the same.
 
 Without --spec, the spec's text that the artifact carries is taken; what that imports from files of its own, it does not
 carry. Give --spec SPEC:NAME as it was exported, or export it again.""",
