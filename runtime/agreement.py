@@ -1,33 +1,35 @@
 """Does an exported detector compute what the torch.fx module computes?
 
-The judge is the torch.fx module. It is compared part by part (`compiler.emit.static.parts`), each part of the exported
-detector being given what the judge's earlier parts gave: networks by their largest error, choices by how many of the
-rows chosen are the same. Networks are compared on images, and both on results that are made up to hold many objects,
-because weights that are not trained find none. Then the whole is compared, by its detections in the images.
+The judge is the torch.fx module (`runtime/judge.py`). It is compared part by part (`compiler.emit.static.parts`), each
+part of the exported detector being given what the judge's earlier parts gave: networks by their largest error, choices
+by how many of the rows chosen are the same. Networks are compared on images, and both on results that are made up to
+hold many objects, because weights that are not trained find none. Then the whole is compared, by its detections in the
+images.
 
-The judge itself computes in single precision. Where an error is above the tolerance, it is asked in double precision,
-and the exported detector may be off by a small multiple of what the judge is off by. Detections need not agree where
-the judge is in two minds: scores that are equal but for rounding come in any order, and others are suppressed then.
-Where too few match, it is asked again, with the results of its first network off by as much as the exported one's are,
-and as many must match as it then finds again itself.
+Of a network's results, logits are compared as the scores that they are chosen by, and offsets as the boxes in pixels
+that they describe. The judge itself computes in single precision. Where an error is above the tolerance, it is asked in
+double precision, and the exported detector may be off by a small multiple of what the judge is off by. Detections need
+not agree where the judge is in two minds: scores that are equal but for rounding come in any order, and others are
+suppressed then. Where too few match, it is asked again, with the results of its first network off by as much as the
+exported one's are, and as many must match as it then finds again itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import Literal
 
 import numpy as np
 
-from detc.compiler.emit.static import Part, label, parts
-from detc.compiler.graph import Graph, Value, flatten
-from detc.runtime.artifact import OnnxEngine, TvmEngine
+from detc.compiler.emit.static import Part, anchors, label
+from detc.compiler.graph import Graph, Node, Value, flatten
+from detc.runtime.judge import Arrays, Candidate, Judge
 
-if TYPE_CHECKING:
-    from detc.compiler.emit.tvm.build import Kernels
-
-# Of the networks' results: the error as a share of the largest value, or absolute where that is below 1.
+# Of the networks' results: of scores, of boxes in pixels, and of all else, as a share of the largest value, or absolute
+# where that is below 1.
+HEAD_SCORE_TOLERANCE = 8e-5
+HEAD_BOX_TOLERANCE = 0.016
 HEAD_TOLERANCE = 1e-4
 # Or so many times the judge's own, in a network that rounding is large in.
 ROUNDING_SHARE = 4.0
@@ -50,23 +52,23 @@ _ROWS = ("boxes", "scores", "classes")
 # Nodes whose results are boxes in pixels, which are not made up.
 _BOXES = frozenset({"nms", "decode_delta"})
 
-# Name of an output, or of an input -> its value.
-Arrays = Mapping[str, np.ndarray]
-
 
 @dataclass(frozen=True)
 class Verification:
     """How an exported detector compares with the torch.fx module.
 
-    `status` is "passed", "failed", or "not run" with the reason in `why`. `head_error` is the largest error among the
-    results of its networks, in `worst_head`; where it is large, `rounding` is that of the judge. `matched` of the
-    `detections` in `images` images have a partner, where the judge finds `stable` of them again; of the `made_up`
-    rows that are chosen among made-up results, `made_up_matched`.
+    `status` is "passed", "failed", or "not run" with the reason in `why`. `score_error`, `box_error` (in pixels) and
+    `head_error` (of all else) are the largest errors among the results of its networks, of which `worst_head` is the
+    farthest off; where it is above its tolerance, `rounding` is how many times its tolerance the judge is off itself.
+    `matched` of the `detections` in `images` images have a partner, where the judge finds `stable` of them again; of
+    the `made_up` rows that are chosen among made-up results, `made_up_matched`.
     """
 
     status: Literal["passed", "failed", "not run"]
     why: str = ""
     images: int = 0
+    score_error: float = 0.0
+    box_error: float = 0.0
     head_error: float = 0.0
     worst_head: str = ""
     rounding: float = 0.0
@@ -79,131 +81,120 @@ class Verification:
     def __str__(self) -> str:
         if self.status == "not run":
             return f"not run: {self.why}"
-        own = f", torch.fx's own {self.rounding:.1e}" if self.rounding else ""
+        own = f"; torch.fx itself is off by {self.rounding:.1f} times what is allowed" if self.rounding else ""
         again = f" (torch.fx itself finds {self.stable} again)" if self.stable < self.detections else ""
         return (
-            f"{self.status}; largest error of the networks' results {self.head_error:.1e} ({self.worst_head}{own}); "
+            f"{self.status}; largest errors of the networks' results: {self.score_error:.1e} of a score, "
+            f"{self.box_error:.1e} pixel, {self.head_error:.1e} of others ({self.worst_head}{own}); "
             f"{self.matched} of {self.detections} detections in {self.images} images match{again}, "
             f"{self.made_up_matched} of {self.made_up} choices in made-up results"
         )
 
 
-class Candidate(Protocol):
-    """An exported detector under test."""
-
-    def __call__(self, inputs: Arrays) -> Arrays:
-        """The outputs for a whole batch."""
-        ...
-
-    def part(self, index: int, given: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """What one part alone gives for these inputs."""
-        ...
+Kind = Literal["score", "box", "other"]
+TOLERANCES: Mapping[Kind, float] = {
+    "score": HEAD_SCORE_TOLERANCE,
+    "box": HEAD_BOX_TOLERANCE,
+    "other": HEAD_TOLERANCE,
+}
 
 
-class Judge:
-    """The torch.fx module of the predict view of `graph`, with the weights `state`, part by part."""
+class Measure:
+    """What the results of a graph's networks stand for, and so how far two of them are apart."""
 
-    def __init__(self, graph: Graph, state: Arrays) -> None:
+    def __init__(self, judge: Judge, shape: tuple[int, int, int, int]) -> None:
+        self._graph = judge.exported
+        self._original = judge.graph
+        self._shape = shape
+
+    def kind(self, value: Value) -> Kind:
+        """What a value stands for."""
+        if any(node.op == "select_top" for node in self._users(value)):
+            return "score"
+        return "box" if self._decoded(value) is not None else "other"
+
+    def error(self, value: Value, expected: np.ndarray, actual: np.ndarray) -> float:
+        """The largest error, in what the value's kind is measured in. NaN if there is one."""
+        kind = self.kind(value)
+        if kind == "other":
+            return head_error(expected, actual)
+        if kind == "score":
+            if self._is_logits(value):
+                expected, actual = _sigmoid(expected), _sigmoid(actual)
+            return float(np.max(np.abs(expected - actual), initial=0.0))
+        decoded = self._decoded(value)
+        assert decoded is not None
+        return float(np.max(np.abs(decoded(expected) - decoded(actual)), initial=0.0))
+
+    def shaker(self, errors: Mapping[Value, float]) -> Callable[[Value, np.ndarray], np.ndarray]:
+        """Puts into values errors of at most about so much: of so many numbers, four deviations. Of logits, their
+        scores get it."""
+        rng = np.random.default_rng(0)
+
+        def shaken(value: Value, array: np.ndarray) -> np.ndarray:
+            if array.dtype != np.float32 or value not in errors:
+                return array
+            noise = rng.normal(0, errors[value] / 4, array.shape)
+            if self._is_logits(value):
+                scores = np.clip(_sigmoid(array) + noise, 1e-12, 1 - 1e-12)
+                off: np.ndarray = np.log(scores / (1 - scores)).astype(np.float32)
+            else:
+                off = (array + noise).astype(np.float32)
+            return off
+
+        return shaken
+
+    def _is_logits(self, value: Value) -> bool:
+        return any(node.attrs.get("logits") for node in self._users(value))
+
+    def _users(self, value: Value) -> list[Node]:
+        return [node for node in self._graph.users(value.node) if value in node.operands]
+
+    def _decoded(self, value: Value) -> Callable[[np.ndarray], np.ndarray] | None:
+        """From offsets of all anchors to their boxes, where a value is that."""
+        for rows in self._users(value):
+            for decode in self._graph.users(rows.name) if rows.op == "gather_rows" else ():
+                if decode.op == "decode_delta" and decode.operands[1].node == rows.name:
+                    source = decode.operands[0].node
+                    grid = self._graph[source].operands[0].node if source in self._graph else source
+                    if grid in self._original and self._original[grid].op == "anchor_grid":
+                        return self._boxes(self._original[grid], decode)
+        return None
+
+    def _boxes(self, grid: Node, decode: Node) -> Callable[[np.ndarray], np.ndarray]:
         import torch
 
-        from detc.compiler.emit.fx import emit
         from detc.runtime.kernels import KERNELS
 
-        self.graph = graph
-        self.parts = parts(graph)
-        self._modules = []
-        for part in self.parts:
-            module = emit(part.graph, ("predict",), KERNELS)["predict"].eval()
-            module.load_state_dict({key: torch.from_numpy(state[key]) for key in module.state_dict()})
-            self._modules.append(module)
+        n, _, height, width = self._shape
+        rows, columns = self._original.type_of(grid.operands[0]).at(n, height, width)[2:]
+        boxes = torch.from_numpy(anchors(grid.attrs, rows, columns))
+        image = torch.empty(self._shape, device="meta")
 
-    def __call__(self, inputs: Arrays) -> Arrays:
-        """The outputs for a whole batch."""
-        return self.outputs(self.values(inputs))
+        def decoded(offsets: np.ndarray) -> np.ndarray:
+            found = KERNELS["decode_delta"](boxes, torch.from_numpy(offsets).float(), image, **decode.attrs)
+            result: np.ndarray = found.numpy()
+            return result
 
-    def part(self, index: int, given: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """What one part alone gives for these inputs."""
-        import torch
-
-        with torch.inference_mode():
-            found = self._modules[index](*(torch.from_numpy(array) for array in given))
-        return [value.numpy() for value in found.values()]
-
-    def rounding(self, inputs: Arrays) -> float:
-        """The largest error of its networks' results, as `head_error` counts it, against double precision."""
-        import torch
-
-        values = self.values(inputs)
-        worst = 0.0
-        for part, module in zip(self.parts, self._modules, strict=True):
-            if not part.chooses:
-                given = (torch.from_numpy(values[value]) for value in part.given)
-                with torch.inference_mode():
-                    found = module.double()(*(x.double() if x.is_floating_point() else x for x in given))
-                module.float()
-                errors = (head_error(x.numpy(), values[v]) for v, x in zip(part.results, found.values(), strict=True))
-                worst = max(worst, *errors)
-        return worst
-
-    def values(self, inputs: Arrays, error: float = 0.0) -> dict[Value, np.ndarray]:
-        """The results of every part, and the inputs. Those of the first part are off by about `error`, as `head_error`
-        counts it."""
-        values = {Value(name): value for name, value in inputs.items()}
-        rng = np.random.default_rng(0)
-        for index, part in enumerate(self.parts):
-            results = self.part(index, [values[value] for value in part.given])
-            if error and index == 0:
-                results = [_shaken(result, error, rng) for result in results]
-            values |= zip(part.results, results, strict=True)
-        return values
-
-    def outputs(self, values: Mapping[Value, np.ndarray]) -> Arrays:
-        """The detector's outputs among all values."""
-        return {name: values[flatten(value)[0]] for name, value in self.graph.views["predict"].items()}
+        return decoded
 
 
-class OnnxCandidate:
-    """A model, and one for each part of it."""
-
-    def __init__(self, model: bytes, parts: Sequence[bytes]) -> None:
-        self._whole, *self._parts = (OnnxEngine(each) for each in (model, *parts))
-
-    def __call__(self, inputs: Arrays) -> Arrays:
-        return self._whole.run(inputs)
-
-    def part(self, index: int, given: Sequence[np.ndarray]) -> list[np.ndarray]:
-        engine = self._parts[index]
-        return list(engine.run(dict(zip(engine.inputs, given, strict=True))).values())
-
-
-class TvmCandidate:
-    """Kernels of a predict graph, on the machine they are made for."""
-
-    def __init__(self, kernels: Kernels, graph: Graph) -> None:
-        self._graph = graph
-        self._parts = parts(graph)
-        given = (kernels.parameters, kernels.functions, kernels.prepared, kernels.outputs)
-        self._engine = TvmEngine(kernels.library, *given, kernels.target)
-
-    def __call__(self, inputs: Arrays) -> Arrays:
-        return self._engine(**inputs)
-
-    def part(self, index: int, given: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Between parts, features lie in memory as (N, H, W, C)."""
-        part = self._parts[index]
-        inside = [
-            array.transpose(0, 2, 3, 1) if array.ndim == 4 and value.node in self._graph else array
-            for value, array in zip(part.given, given, strict=True)
-        ]
-        found = self._engine.call(f"part_{index}", *inside)
-        return [array.transpose(0, 3, 1, 2) if array.ndim == 4 else array for array in found]
+def _sigmoid(logits: np.ndarray) -> np.ndarray:
+    with np.errstate(over="ignore"):
+        scores: np.ndarray = 1 / (1 + np.exp(-logits.astype(np.float64)))
+    return scores
 
 
 class _Tally:
     """What has been seen of the parts."""
 
-    def __init__(self) -> None:
-        self.error, self.where = 0.0, ""
+    def __init__(self, measure: Measure) -> None:
+        self.measure = measure
+        # The largest error of each kind, the value that is farthest off, and by how many times its tolerance.
+        self.errors: dict[Kind, float] = dict.fromkeys(TOLERANCES, 0.0)
+        self.excess, self.where = 0.0, ""
+        # How far each result is off: scores in scores, all else absolutely.
+        self.off: dict[Value, float] = {}
         self.rows = np.zeros(2, int)
 
     def add(self, graph: Graph, part: Part, expected: Sequence[np.ndarray], actual: Sequence[np.ndarray]) -> None:
@@ -215,9 +206,18 @@ class _Tally:
         grouped = {index for group in groups for index in group.values()}
         for index, value in enumerate(part.results):
             if index not in grouped:
-                error = head_error(expected[index], actual[index])
-                if not error <= self.error:
-                    self.error, self.where = error, label(value)
+                self.compare(value, expected[index], actual[index])
+
+    def compare(self, value: Value, expected: np.ndarray, actual: np.ndarray) -> None:
+        """Compares one result of a network."""
+        kind = self.measure.kind(value)
+        error = self.measure.error(value, expected, actual)
+        if not error <= self.errors[kind]:
+            self.errors[kind] = error
+        if not error / TOLERANCES[kind] <= self.excess:
+            self.excess, self.where = error / TOLERANCES[kind], label(value)
+        off = error if kind == "score" else float(np.max(np.abs(expected - actual), initial=0.0))
+        self.off[value] = max(self.off.get(value, 0.0), off)
 
 
 def _choices(graph: Graph, part: Part) -> list[dict[str, int]]:
@@ -236,7 +236,8 @@ def _choices(graph: Graph, part: Part) -> list[dict[str, int]]:
 
 def compare(judge: Judge, candidate: Candidate, shape: tuple[int, int, int, int], images: int = 2) -> Verification:
     """The candidate against the judge, on `images` batches of images of `shape` (N, 3, H, W)."""
-    tally = _Tally()
+    measure = Measure(judge, shape)
+    tally = _Tally(measure)
     found = np.zeros(2, int)
     batches = [inputs_like(judge.graph, seed, shape) for seed in range(images)]
     expected = []
@@ -245,24 +246,18 @@ def compare(judge: Judge, candidate: Candidate, shape: tuple[int, int, int, int]
         for index, part in enumerate(judge.parts):
             if not part.chooses:
                 actual = candidate.part(index, [values[value] for value in part.given])
-                tally.add(judge.graph, part, [values[value] for value in part.results], actual)
+                tally.add(judge.exported, part, [values[value] for value in part.results], actual)
         expected.append(judge.outputs(values))
         found += matches(expected[-1], candidate(inputs))
-    for index, part in enumerate(judge.parts):
-        if index > 0 or part.chooses:
-            given = [values[value] for value in part.given]
-            if part.chooses:
-                given = [_made_up(judge.graph, *each) for each in zip(part.given, given, strict=True)]
-            results = judge.part(index, given)
-            tally.add(judge.graph, part, results, candidate.part(index, given))
-            values |= zip(part.results, results, strict=True)
+    for index, part, given in made_up_parts(judge, values):
+        tally.add(judge.exported, part, judge.part(index, given), candidate.part(index, given))
     matched, count = (int(each) for each in found)
     stable, rounding = count, 0.0
-    if tally.error > HEAD_TOLERANCE:
-        rounding = judge.rounding(batches[0])
-    close = tally.error <= max(HEAD_TOLERANCE, ROUNDING_SHARE * rounding)
+    if not tally.excess <= 1:
+        rounding = _rounding(judge, measure, batches[0])
+    close = tally.excess <= max(1, ROUNDING_SHARE * rounding)
     if matched < MATCHED_SHARE * count and close:
-        again = [judge.outputs(judge.values(inputs, tally.error)) for inputs in batches]
+        again = [judge.outputs(judge.values(inputs, measure.shaker(tally.off))) for inputs in batches]
         stable = sum(int(matches(one, other)[0]) for one, other in zip(expected, again, strict=True))
     agrees = (
         close
@@ -272,7 +267,9 @@ def compare(judge: Judge, candidate: Candidate, shape: tuple[int, int, int, int]
     return Verification(
         "passed" if agrees else "failed",
         images=images * shape[0],
-        head_error=tally.error,
+        score_error=tally.errors["score"],
+        box_error=tally.errors["box"],
+        head_error=tally.errors["other"],
         worst_head=tally.where,
         rounding=rounding,
         matched=matched,
@@ -281,6 +278,30 @@ def compare(judge: Judge, candidate: Candidate, shape: tuple[int, int, int, int]
         made_up_matched=int(tally.rows[0]),
         made_up=int(tally.rows[1]),
     )
+
+
+def made_up_parts(judge: Judge, values: Mapping[Value, np.ndarray]) -> Iterator[tuple[int, Part, list[np.ndarray]]]:
+    """The parts from the first choice on, with what to give them so that choices find many objects; each after the
+    judge's results of those before."""
+    values = dict(values)
+    for index, part in enumerate(judge.parts):
+        if index > 0 or part.chooses:
+            given = [values[value] for value in part.given]
+            if part.chooses:
+                given = [_made_up(judge.exported, *each) for each in zip(part.given, given, strict=True)]
+            yield index, part, given
+            values |= zip(part.results, judge.part(index, given), strict=True)
+
+
+def _rounding(judge: Judge, measure: Measure, inputs: Arrays) -> float:
+    """How many times its tolerance the judge's worst result is off, against double precision."""
+    tally = _Tally(measure)
+    values = judge.values(inputs)
+    results = {value for part in judge.parts for value in part.results}
+    for value, exact in judge.in_double(values).items():
+        if value in results:
+            tally.compare(value, exact, values[value])
+    return tally.excess
 
 
 def _least(stable: int) -> float:
@@ -322,15 +343,6 @@ def head_error(expected: np.ndarray, actual: np.ndarray) -> float:
     """The largest difference, as a share of the largest value expected where that is above 1. NaN if there is one."""
     error, largest = (float(np.max(np.abs(each), initial=0.0)) for each in (expected - actual, expected))
     return error / max(1.0, largest)
-
-
-def _shaken(value: np.ndarray, error: float, rng: np.random.Generator) -> np.ndarray:
-    """A value with an error of about `error`, as `head_error` counts it: of so many numbers, four deviations."""
-    if value.dtype != np.float32:
-        return value
-    most = error * max(1.0, float(np.max(np.abs(value), initial=0.0)))
-    off: np.ndarray = value + rng.normal(0, most / 4, value.shape).astype(np.float32)
-    return off
 
 
 def match(expected: Arrays, actual: Arrays) -> tuple[int, int]:
@@ -381,16 +393,19 @@ def matches(expected: Arrays, actual: Arrays) -> np.ndarray:
 def _made_up(graph: Graph, which: Value, value: np.ndarray) -> np.ndarray:
     """A network result of the same shape with objects in it.
 
-    What lies between 0 and 1 is taken for scores: almost all become 0, a few hundred anything up to 1. The rest is
-    taken for coordinates, in units of anchors. Boxes and images stay as they are.
+    What lies between 0 and 1 is taken for scores: almost all become 0, a few hundred anything up to 1. So are logits,
+    which are chosen by. The rest is taken for coordinates, in units of anchors. Boxes and images stay as they are.
     """
     if which.node not in graph or graph[which.node].op in _BOXES or value.dtype != np.float32:
         return value
     rng = np.random.default_rng(value.size)
-    if value.min() < 0 or value.max() > 1:
+    logits = any(node.attrs.get("logits") for node in graph.users(which.node) if which in node.operands)
+    if not logits and (value.min() < 0 or value.max() > 1):
         return rng.normal(0.0, 0.3, value.shape).astype(np.float32)
-    scores = np.zeros(value.shape, np.float32)
-    for image in scores.reshape(len(scores), -1):
+    # (The lowest score differs between targets, so logits of what is not there are different and low, but not lowest.)
+    made = rng.uniform(-12, -6, value.shape).astype(np.float32) if logits else np.zeros(value.shape, np.float32)
+    for image in made.reshape(len(made), -1):
         places = rng.choice(image.size, min(_OBJECTS, image.size), replace=False)
-        image[places] = rng.uniform(0.0, 1.0, len(places))
-    return scores
+        scores = rng.uniform(0.0, 1.0, len(places))
+        image[places] = np.log(scores / (1 - scores)) if logits else scores
+    return made

@@ -74,15 +74,17 @@ class Entry:
     outputs: tuple[Mapping[str, Any], ...]
     functions: Mapping[str, Sequence[str]]
     prepared: tuple[str, ...]
+    passes: tuple[str, ...]
+    graph: str
 
     @classmethod
     def of(cls, described: Mapping[str, Any]) -> Entry:
         """An entry of a manifest."""
         sides = (int(described[name]) for name in ("batch", "height", "width"))
         inputs, outputs = (tuple(described[name]) for name in ("inputs", "outputs"))
-        return cls(
-            *sides, str(described["file"]), inputs, outputs, described["functions"], tuple(described["prepared"])
-        )
+        functions, prepared = described["functions"], tuple(described["prepared"])
+        made_by = tuple(described["passes"]), str(described["graph"])
+        return cls(*sides, str(described["file"]), inputs, outputs, functions, prepared, *made_by)
 
 
 class Artifact:

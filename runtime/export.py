@@ -8,8 +8,9 @@ import os
 import platform
 import re
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -20,35 +21,28 @@ from detc.compiler.emit.letterbox import Letterbox
 from detc.compiler.emit.precision import Precision
 from detc.compiler.emit.static import Static, parts
 from detc.compiler.passes import apply
-from detc.compiler.passes.fold_batch_norm import FoldBatchNorm
-from detc.compiler.passes.fold_standardization import FoldStandardization
+from detc.compiler.passes.inference import passes
+from detc.compiler.serialize import to_text
 from detc.dsl.catalogue.export import EXPORT_DISAGREES
 from detc.dsl.catalogue.running import BAD_OPTION, CANNOT_WRITE
 from detc.dsl.diagnostics import DiagnosticError
 from detc.runtime import artifact
-from detc.runtime.agreement import (
-    MATCHED_SHARE,
-    Candidate,
-    Judge,
-    OnnxCandidate,
-    TvmCandidate,
-    Verification,
-    compare,
-    match,
-)
+from detc.runtime.agreement import MATCHED_SHARE, Verification, compare, match
 from detc.runtime.artifact import installed, missing_features, packed
+from detc.runtime.blame import disagreement, first_wrong
 from detc.runtime.data.preprocess import Preprocess
 from detc.runtime.data.records import interpret
 from detc.runtime.data.transforms import Normalize
 from detc.runtime.engines import WEIGHTS, Engine, OnnxEngine, TvmEngine, on_device
 from detc.runtime.files import make_folder, write_whole
-from detc.runtime.low_precision import KernelsCandidate, OpenVinoCandidate, compare_rounded
+from detc.runtime.judge import Candidate, Judge, OnnxCandidate
+from detc.runtime.low_precision import OpenVinoCandidate, compare_rounded, kernels_candidate
 
 if TYPE_CHECKING:
-    import onnx
     import torch
 
     from detc.compiler.graph import Graph, Value
+    from detc.compiler.passes import Weights
     from detc.runtime.detector import Detector
 
 Target = Literal["onnx", "llvm", "cuda"]
@@ -70,6 +64,8 @@ class Variant:
     verification: Verification
     functions: Mapping[str, Sequence[str]] = field(default_factory=dict)
     prepared: tuple[str, ...] = ()
+    passes: Sequence[str] = ()
+    graph: str = ""
 
     @property
     def name(self) -> str:
@@ -97,6 +93,7 @@ def export(
     batches: Sequence[int] = (1,),
     arch: str | None = None,
     precision: Precision = "float32",
+    without: Collection[str] = (),
     step: Callable[[str], None] = lambda _: None,
 ) -> tuple[Variant, ...]:
     """Compiles a detector's predict view with the weights of `module`, verifies it, and writes it to `output`.
@@ -106,7 +103,8 @@ def export(
     images alone, variants take pixels of any size (`compiler.emit.letterbox`), else normalised images.
 
     `output` is a `.detc` artifact, or, for the target onnx, one variant and a name that ends in `.onnx`, the model
-    itself with the manifest among its metadata. `step` is told what is being done.
+    itself with the manifest among its metadata. `step` is told what is being done. `without` names passes of the graph
+    to leave out, to measure or to suspect them.
 
     Raises:
         DiagnosticError: op-without-lowering, export-disagrees, cannot-write, bad-option, and what the target's tools
@@ -120,11 +118,7 @@ def export(
         raise DiagnosticError(BAD_OPTION.at(None, summary, detail="give one of each, or a name that ends in .detc"))
     state = {key: value.detach().cpu().numpy() for key, value in module.state_dict().items()}
     original = detector.graph.view("predict")
-    step("folding norms")
-    folds = [FoldStandardization(), FoldBatchNorm()]
-    graph, weights = apply(folds, original, {key: state[key] for key in original.weights})
-    judge = Judge(original, state)
-    work = _Work(detector.name, graph, weights, judge, _letterbox(detector, graph), target, arch, precision, step)
+    work = _Work(detector, original, state, _letterbox(detector, original), target, arch, precision, without, step)
     compiled = [work.compiled(*variant) for variant in variants]
     described = manifest(detector, target) | {
         "precision": precision,
@@ -155,97 +149,116 @@ def _letterbox(detector: Detector, graph: Graph) -> Letterbox | None:
 class _Work:
     """What variants are made of, and how."""
 
-    name: str
-    graph: Graph
-    weights: Mapping[str, np.ndarray]
-    judge: Judge
+    detector: Detector
+    original: Graph
+    state: Mapping[str, np.ndarray]
     letterbox: Letterbox | None
     target: Target
     arch: str | None
     precision: Precision
+    without: Collection[str]
     step: Callable[[str], None]
 
     def compiled(self, batch: int, height: int, width: int) -> _Compiled:
         """One variant, compiled and verified."""
         size = {"batch": batch, "height": height, "width": width}
-        each = self._onnx(size) if self.target == "onnx" else self._kernels(size)
-        if each.variant.verification.status == "failed":
-            report = str(each.variant.verification)
-            summary = f"the {self.target} export of {self.name} does not agree with torch.fx; nothing was written"
-            raise DiagnosticError(EXPORT_DISAGREES.at(None, summary, detail=report))
-        return each
+        self.step("optimising the graph")
+        optimise = passes(**size, without=self.without)
+        graph, weights = apply(optimise, self.original, {key: self.state[key] for key in self.original.weights})
+        make = self._onnx if self.target == "onnx" else self._kernels
+        each = make(graph, weights, size)
+        made = replace(each.variant, passes=[one.name for one in optimise], graph=fingerprint(graph))
+        return replace(each, variant=made)
 
-    def _onnx(self, size: Mapping[str, int]) -> _Compiled:
+    def _onnx(self, graph: Graph, weights: Weights, size: Mapping[str, int]) -> _Compiled:
         from detc.compiler.emit.onnx import emit, halve, large_weights
 
-        def emitted(graph: Graph, letterbox: Letterbox | None = None) -> onnx.ModelProto:
-            model = emit(graph, self.weights, **size, letterbox=letterbox)
-            if self.precision == "float16":
-                halve(model)
-            return model
-
         self.step("writing the ONNX model")
-        model = emitted(self.graph, self.letterbox)
-        plain = emitted(self.graph).SerializeToString() if self.letterbox is not None else model.SerializeToString()
-        alone = [emitted(part.graph).SerializeToString() for part in parts(self.graph)]
-        engine = OnnxEngine(model.SerializeToString())
+        model = emit(graph, weights, **size, letterbox=self.letterbox)
+        if self.precision == "float16":
+            halve(model)
+        data = model.SerializeToString()
         # The model in bfloat16 is that in float32, which OpenVINO is told to compute in bfloat16.
-        candidate = OnnxCandidate(plain, alone)
-        variant = self._variant(size, candidate, engine, "float16" if self.precision == "float16" else "float32")
-        if self.precision == "bfloat16" and variant.verification.status == "passed" and installed("openvino"):
-            shape = (size["batch"], 3, size["height"], size["width"])
-            outputs = [output["name"] for output in variant.outputs]
+        computed: Precision = "float16" if self.precision == "float16" else "float32"
+        verification = self._verified(graph, size, OnnxCandidate(data, graph), OnnxEngine(data), computed)
+        if self.precision == "bfloat16" and installed("openvino"):
+            plain = emit(graph, weights, **size).SerializeToString()
+            alone = [emit(part.graph, weights, **size).SerializeToString() for part in parts(graph)]
+            outputs = list(Static(graph, **size).outputs)
+            judge, shape = Judge(self.original, self.state, graph), _shape(size)
             rounded = OpenVinoCandidate(plain, alone, outputs, self.precision)
-            variant = replace(variant, verification=compare_rounded(self.judge, rounded, shape, self.precision))
+            verification = compare_rounded(judge, rounded, shape, self.precision)
+            self._require(verification)
+        variant = self._described(graph, size, verification)
         return _Compiled(variant, large_weights(model), model, {"arch": None})
 
-    def _kernels(self, size: Mapping[str, int]) -> _Compiled:
+    def _kernels(self, graph: Graph, weights: Weights, size: Mapping[str, int]) -> _Compiled:
         from detc.compiler.emit.tvm.build import build_cuda, build_llvm
 
-        arch = self.arch
-        given: dict[str, Any] = {**size, "letterbox": self.letterbox, "precision": self.precision}
+        given: dict[str, Any] = {**size, "weights": weights, "precision": self.precision}
         if self.target == "llvm":
-            self.step(f"compiling kernels for {arch or 'this processor'}")
-            kernels = build_llvm(self.graph, self.weights, arch=arch, **given)
+            self.step(f"compiling kernels for {self.arch or 'this processor'}")
+            build = partial(build_llvm, arch=self.arch, **given)
         else:
-            self.step(f"compiling kernels for {arch or 'sm_90'}")
-            kernels = build_cuda(self.graph, self.weights, arch=arch or "sm_90", **given)
+            self.step(f"compiling kernels for {self.arch or 'sm_90'}")
+            build = partial(build_cuda, arch=self.arch or "sm_90", **given)
+        kernels = build(graph, letterbox=self.letterbox)
         more = {"arch": kernels.arch, "features": kernels.features, "machine": platform.machine()}
         lacking = missing_features(kernels.features)
         if self.target == "cuda" or lacking:
             reason = "no GPU" if self.target == "cuda" else f"this processor lacks {', '.join(lacking)}"
-            variant = self._described(size, Verification("not run", reason))
+            verification = Verification("not run", reason)
         else:
-            parameters = on_device(kernels.parameters, kernels.target)
-            described = (kernels.functions, kernels.prepared, kernels.outputs, kernels.target)
-            entry = "main" if self.letterbox is None else "detect"
-            engine = TvmEngine(kernels.library, parameters, *described, entry=entry)
-            made = TvmCandidate if self.precision == "float32" else KernelsCandidate
-            variant = self._variant(size, made(kernels, self.graph), engine, self.precision)
+            tensors = on_device(kernels.parameters, kernels.target)
+            described = (tensors, kernels.functions, kernels.prepared, kernels.outputs, kernels.target)
+            candidate = kernels_candidate(
+                TvmEngine(kernels.library, *described), kernels.parameters, graph, build, self.precision
+            )
+            engine = TvmEngine(kernels.library, *described, entry="main" if self.letterbox is None else "detect")
+            verification = self._verified(graph, size, candidate, engine, self.precision)
+        variant = self._described(graph, size, verification)
         variant = replace(variant, functions=kernels.functions, prepared=kernels.prepared)
         return _Compiled(variant, kernels.parameters, kernels.library, more)
 
-    def _variant(self, size: Mapping[str, int], candidate: Candidate, engine: Engine, precision: Precision) -> Variant:
-        """The variant, verified: the network and what is chosen, and then the way from pixels to boxes."""
+    def _verified(
+        self, graph: Graph, size: Mapping[str, int], candidate: Any, engine: Engine, precision: Precision
+    ) -> Verification:
+        """How a variant compares: the network and what is chosen, and then the way from pixels to boxes.
+
+        Raises DiagnosticError export-disagrees.
+        """
         self.step("comparing with torch.fx")
-        shape = (size["batch"], 3, size["height"], size["width"])
+        judge, shape = Judge(self.original, self.state, graph), _shape(size)
         if precision == "float32":
-            verification = compare(self.judge, candidate, shape)
+            verification = compare(judge, candidate, shape)
+            if verification.status == "failed":
+                self.step("looking for the first value that differs")
+                raise DiagnosticError(disagreement(self._refusal, verification, first_wrong(judge, candidate, shape)))
         else:
-            verification = compare_rounded(self.judge, candidate, shape, precision)
+            verification = compare_rounded(judge, candidate, shape, precision)
         if self.letterbox is not None and verification.status == "passed":
             preprocess = Preprocess.fitting(self.letterbox, size["height"], size["width"])
             wrong = _tried(preprocess, candidate, engine, size["batch"])
             if wrong:
                 verification = replace(verification, status="failed", why=wrong)
-        return self._described(size, verification)
+        self._require(verification)
+        return verification
 
-    def _described(self, size: Mapping[str, int], verification: Verification) -> Variant:
-        static = Static(self.graph, size["batch"], size["height"], size["width"])
+    def _require(self, verification: Verification) -> None:
+        if verification.status == "failed":
+            detail = "\n".join(filter(None, [str(verification), verification.why]))
+            raise DiagnosticError(EXPORT_DISAGREES.at(None, self._refusal, detail=detail))
+
+    @property
+    def _refusal(self) -> str:
+        return f"the {self.target} export of {self.detector.name} does not agree with torch.fx; nothing was written"
+
+    def _described(self, graph: Graph, size: Mapping[str, int], verification: Verification) -> Variant:
+        static = Static(graph, **size)
 
         def described(values: Mapping[str, Value]) -> list[dict[str, Any]]:
             return [
-                {"name": name, "shape": static.shape(value), "dtype": self.graph.type_of(value).dtype}
+                {"name": name, "shape": static.shape(value), "dtype": graph.type_of(value).dtype}
                 for name, value in values.items()
             ]
 
@@ -256,6 +269,15 @@ class _Work:
                 {"name": "sizes", "shape": [size["batch"], 2], "dtype": "int64"},
             ]
         return Variant(**size, inputs=inputs, outputs=described(static.outputs), verification=verification)
+
+
+def fingerprint(graph: Graph) -> str:
+    """SHA-256 of a graph's text form."""
+    return hashlib.sha256(to_text(graph).encode()).hexdigest()
+
+
+def _shape(size: Mapping[str, int]) -> tuple[int, int, int, int]:
+    return size["batch"], 3, size["height"], size["width"]
 
 
 def _tried(preprocess: Preprocess, candidate: Candidate, engine: Engine, batch: int) -> str:

@@ -8,17 +8,18 @@ trained, whether most are: so as many must be found as the judge finds again its
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from detc.compiler.emit.precision import low_values
+from detc.compiler.emit.precision import Precision, low_values, rounded
 from detc.compiler.emit.static import parts
 from detc.compiler.graph import Graph
-from detc.runtime.agreement import Arrays, Candidate, Judge, Verification, head_error, inputs_like
+from detc.runtime.agreement import Verification, head_error, inputs_like
 from detc.runtime.engines import OpenVinoEngine, TvmEngine
+from detc.runtime.judge import Arrays, Judge, TvmCandidate
 
 if TYPE_CHECKING:
     from detc.compiler.emit.tvm.build import Kernels
@@ -46,6 +47,18 @@ TOLERANCES = {
 SHARE = 0.9
 
 
+class Candidate(Protocol):
+    """An exported detector under test."""
+
+    def __call__(self, inputs: Arrays) -> Arrays:
+        """The outputs for a whole batch."""
+        ...
+
+    def part(self, index: int, given: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """What one part alone gives for these inputs."""
+        ...
+
+
 class OpenVinoCandidate:
     """A model under OpenVINO in a precision, and one for each part of it; `outputs` names what the whole gives."""
 
@@ -61,12 +74,10 @@ class OpenVinoCandidate:
 
 
 class KernelsCandidate:
-    """Kernels of TVM's that store results of layers in a precision, on the machine that they are made for."""
+    """Kernels of TVM's, loaded, that store results of layers of a graph in a precision."""
 
-    def __init__(self, kernels: Kernels, graph: Graph) -> None:
-        given = (kernels.parameters, kernels.functions, kernels.prepared, kernels.outputs)
-        self._engine = TvmEngine(kernels.library, *given, kernels.target)
-        self._graph, self._precision = graph, kernels.precision
+    def __init__(self, engine: TvmEngine, graph: Graph, precision: Precision) -> None:
+        self._engine, self._graph, self._precision = engine, graph, precision
         self._parts, self._low = parts(graph), low_values(graph)
 
     def __call__(self, inputs: Arrays) -> Arrays:
@@ -74,14 +85,21 @@ class KernelsCandidate:
 
     def part(self, index: int, given: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Between parts features lie in memory as (N, H, W, C), rounded."""
-        from detc.compiler.emit.tvm.module import rounded
-
         inside = []
         for value, array in zip(self._parts[index].given, given, strict=True):
             lying = array.transpose(0, 2, 3, 1) if array.ndim == 4 and value.node in self._graph else array
             inside.append(rounded(lying, self._precision) if value in self._low else lying)
         found = (_real(array) for array in self._engine.call(f"part_{index}", *inside))
         return [array.transpose(0, 3, 1, 2) if array.ndim == 4 else array for array in found]
+
+
+def kernels_candidate(
+    engine: TvmEngine, parameters: Arrays, graph: Graph, build: Callable[[Graph], Kernels], precision: Precision
+) -> TvmCandidate | KernelsCandidate:
+    """Kernels of a graph under test, in any precision; the arguments are those of `TvmCandidate`."""
+    if precision == "float32":
+        return TvmCandidate(engine, parameters, graph, build)
+    return KernelsCandidate(engine, graph, precision)
 
 
 def _real(stored: np.ndarray) -> np.ndarray:

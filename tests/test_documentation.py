@@ -97,6 +97,7 @@ NEEDS = {
     "--resume": "a run that was stopped",
     "main/specs": "two checkouts of a project",
     "detc lsp": "an editor",
+    "detc tune": "a GPU",
 }
 
 
@@ -225,6 +226,7 @@ def test_the_zoos_pages_have_the_figures_and_a_drawing(monkeypatch: pytest.Monke
     table = [line for line in pages["zoo/scratch.md"].splitlines() if line.startswith("|")]
     assert len({line.count("|") for line in table}) == 1, "every row has as many cells"
     assert set(table[1]) == set("|- ")
+    assert all(" | ran | " in row for row in rows), "each was exported to onnx and run"
     assert pages["zoo/scratch.svg"].startswith("<svg")
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+import numpy as np
+
 from detc.compiler.graph import Graph, Value, flatten
 from detc.compiler.rules import reads
 
@@ -43,3 +45,14 @@ def low_values(graph: Graph) -> frozenset[Value]:
     low = {Value(node.name) for node in graph.nodes if node.op in _LAYERS and node.type.dtype == "float32"}
     low -= {value for values in graph.views["predict"].values() for value in flatten(values)}
     return frozenset(low.difference(*(reads(node) for node in graph.nodes if node.op not in _LAYERS)))
+
+
+def rounded(array: np.ndarray, precision: Precision) -> np.ndarray:
+    """An array float32 as it is stored: float32, float16, or, of bfloat16, which numpy lacks, its bits as uint16."""
+    if precision == "bfloat16":
+        bits = np.ascontiguousarray(array, np.float32).view(np.uint32)
+        # To the nearest, and of two to the one whose last bit is 0.
+        halves: np.ndarray = ((bits + np.uint32(0x7FFF) + (bits >> 16 & 1)) >> 16).astype(np.uint16)
+        halves[np.isnan(array)] = 0x7FFF
+        return halves
+    return array.astype(precision)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import TYPE_CHECKING
@@ -27,7 +27,7 @@ _CUTS_OUT = frozenset({"assign_levels", "roi_align"})
 NEARLY = 1e-6
 
 # What depends on shapes alone.
-_CONSTANT = frozenset({"anchor_grid", "fill"})
+_CONSTANT = frozenset({"anchor_grid", "fill", "constant"})
 
 
 @dataclass(frozen=True)
@@ -112,11 +112,11 @@ def parts(graph: Graph) -> tuple[Part, ...]:
             for value in (Value(node.name, index) for index in range(len(node.types)))
             if value in taken
         ]
-        found.append(_part(graph, nodes, results, chooses=place % 2 == 1))
+        found.append(cut_out(graph, nodes, results, chooses=place % 2 == 1))
     return tuple(found)
 
 
-def _part(graph: Graph, nodes: list[Node], results: list[Value], *, chooses: bool) -> Part:
+def cut_out(graph: Graph, nodes: Sequence[Node], results: Sequence[Value], *, chooses: bool) -> Part:
     """The part that these nodes are, with what they take from others as its inputs."""
     inside = {node.name for node in nodes}
     names: dict[Value, str] = {}

@@ -38,10 +38,13 @@ EXPORT_DISAGREES = Kind(
     "E0803",
     "export-disagrees",
     "the exported detector gives other values than the torch one",
-    """The exported detector and the torch.fx module gave different values for the same image, so nothing was written.
+    """The exported detector and the torch.fx module gave different values for the same image. An export that does so is
+not written; `detc verify ARTIFACT` says it of one that was.
 
-The report says which outputs differ and by how much. If the weights are random or hold NaN, that may be the reason;
-otherwise it is a bug in detc, and worth reporting with the spec.""",
+The report says by how much the networks' results differ and how many detections have a partner. The place in the spec
+is where the first value that differs, in the graph's order, is computed: each part of the detector is given the right
+values of those before it. If the weights hold NaN, that is the reason; otherwise it is a bug in detc, and worth
+reporting with the spec. `detc export --without PASS` leaves out an optimisation that may be at fault.""",
     wrong=Example("text", "weights of a run that diverged, with values that are no numbers."),
     right=Example("text", "the weights `best.safetensors` of a run that ended well."),
 )
@@ -174,6 +177,25 @@ ONNX Runtime and OpenVINO run artifacts of the target onnx, TVM's runtime those 
     right=Example("shell", "detc predict mine-llvm.detc photos/ --output found"),
 )
 
+OTHER_SPEC = Kind(
+    "E0820",
+    "artifact-of-another-spec",
+    "an artifact is compared with a spec that it was not made of",
+    """`detc verify ARTIFACT` compares an artifact with the detector of a spec, value by value. That it can do
+only where the spec and the detc are those that it was made with: its graph has to be the same.
+
+Without --spec, the spec's text that the artifact carries is taken; what that imports from files of its own, it does not
+carry. Give --spec SPEC:NAME as it was exported, or export it again.""",
+    wrong=Example(
+        "shell", "detc verify mine-llvm.detc --spec mine.det --weights best.safetensors", "where mine.det has changed"
+    ),
+    right=Example(
+        "shell",
+        "detc export mine.det --weights best.safetensors --target llvm --output mine-llvm.detc\n"
+        "detc verify mine-llvm.detc --spec mine.det --weights best.safetensors",
+    ),
+)
+
 BAD_SIZE = Kind(
     "E0817",
     "bad-export-size",
@@ -182,4 +204,28 @@ BAD_SIZE = Kind(
 without `data` has none, so it has to be given: `--size HxW`, height and width in pixels.""",
     wrong=Example("shell", "detc export bare.det --random-weights --target onnx", "where the detector has no data"),
     right=Example("shell", "detc export bare.det --random-weights --target onnx --size 640x640"),
+)
+
+NO_GPU = Kind(
+    "E0818",
+    "gpu-missing",
+    "something is to be measured on a GPU, and there is none",
+    """`detc tune` measures kernels on an NVIDIA GPU, and torch finds none on this machine.
+
+Exporting needs no GPU: where nothing was measured, the tiles of kernels are chosen by a rule. To measure, run the
+command on a machine with the GPU that the detector is meant for, with a torch that has CUDA.""",
+    wrong=Example("shell", "detc tune mine.det", "on a machine without a GPU"),
+    right=Example("shell", "detc export mine.det --weights best.safetensors --target cuda", "which needs none"),
+)
+
+BAD_TABLE = Kind(
+    "E0819",
+    "bad-tuning-table",
+    "a table of measured tiles cannot be read",
+    """The file that `detc tune` is to add to is not one that it has written.
+
+It is JSON: for each architecture the layers, and for each layer the tile that was fastest. Give `--table` another file,
+or remove this one; what it held is measured again.""",
+    wrong=Example("shell", "detc tune mine.det --table mine.det"),
+    right=Example("shell", "detc tune mine.det --table tuned.json"),
 )

@@ -80,5 +80,6 @@ KERNELS: Mapping[str, Callable[..., Any]] = {
     "mul": operator.mul,
     "relu": torch.relu,
     "sigmoid": torch.sigmoid,
+    "constant": feature.Constant,
     **{kernel.__name__: kernel for kernel in _OWN},
 }

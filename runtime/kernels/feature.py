@@ -143,6 +143,20 @@ def crop(x: Tensor, like: Tensor) -> Tensor:
     return x[..., : like.shape[-2], : like.shape[-1]]
 
 
+class Constant(nn.Module):
+    """What a pass has computed beforehand."""
+
+    value: Tensor
+
+    def __init__(self, weights: Shapes, *, dtype: str) -> None:
+        super().__init__()
+        self.register_buffer("value", torch.empty(weights["value"], dtype=getattr(torch, dtype), device="meta"))
+
+    def forward(self) -> Tensor:
+        """The constant."""
+        return self.value
+
+
 def concat(xs: Sequence[Tensor], *, axis: int) -> Tensor:
     """The tensors joined along `axis`, in the order given."""
     return torch.cat(list(xs), dim=axis)

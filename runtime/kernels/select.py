@@ -11,10 +11,11 @@ from detc.runtime.kernels.targets import overlaps
 _BLOCK = 512
 
 
-def select_top(scores: Tensor, *, count: int, threshold: float) -> tuple[Tensor, Tensor, Tensor]:
+def select_top(scores: Tensor, *, count: int, threshold: float, logits: bool = False) -> tuple[Tensor, Tensor, Tensor]:
     """The `count` highest of scores (N, K, C), best first: scores, rows (into K), classes.
 
-    Each is (N, min(count, K * C)). Entries not above `threshold` have score 0.
+    Each is (N, min(count, K * C)). Entries not above `threshold` have score 0. With `logits`, `scores` are what the
+    scores are sigmoids of, and the best are chosen among them.
     """
     rows, classes = scores.shape[1:]
     # A row among the best has its best class among the best: looking at rows first leaves little to sort.
@@ -22,6 +23,8 @@ def select_top(scores: Tensor, *, count: int, threshold: float) -> tuple[Tensor,
     candidates = gather_rows(scores, row)
     value, position = candidates.flatten(1).topk(min(count, rows * classes), dim=1)
     index = row.gather(1, position // classes)
+    if logits:
+        value = value.sigmoid()
     return torch.where(value > threshold, value, 0.0), index, position % classes
 
 

@@ -1,8 +1,7 @@
 """TVM kernels against a plain torch evaluation of the same graph: run on this processor, built for CUDA."""
 
-import ctypes
+import re
 import shutil
-import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +9,7 @@ import pytest
 import torch
 import tvm
 from built_kernels import compiled, computed, run
+from host_kernels import HostKernels
 from small_graphs import Small, evaluate, mask_rcnn, region_values, retinanet
 
 from detc.compiler.emit.tvm import build, cpu, cuda, regions, suppress
@@ -221,6 +221,21 @@ def test_cuda_kernels_are_machine_code_for_the_architecture() -> None:
 
 
 @needs_nvcc
+def test_layers_of_rounded_values_are_kernels_of_our_own() -> None:
+    small, graph = mask_rcnn()
+    graph, weights = apply([FoldStandardization(), FoldBatchNorm()], graph, small.arrays)
+    size = {"batch": 1, "height": 64, "width": 96}
+    library = build_cuda(graph, weights, **size, arch="sm_80", precision="bfloat16").library
+    assert set(cuda.device_code(library)) == {"sm_80"}
+    assert b".text.detc_conv_bf16_chunks_" in library
+    assert b".text.detc_conv_bf16_wide_" in library, "the stem reads the image"
+    assert b".text.detc_top" in library
+    assert not re.search(rb"\.text\.\w*(conv2d|matmul)", library)
+    with pytest.raises(DiagnosticError, match=r"cuda-build-failed.*bfloat16.*sm_75"):
+        build_cuda(graph, weights, **size, arch="sm_75", precision="bfloat16")
+
+
+@needs_nvcc
 def test_an_architecture_that_nvcc_does_not_know() -> None:
     small = Small(8, 8)
     with pytest.raises(DiagnosticError, match=r"cuda-build-failed.*sm_1") as raised:
@@ -254,79 +269,20 @@ def test_a_detector_of_two_stages_is_built_for_cuda() -> None:
     graph, weights = apply([FoldStandardization(), FoldBatchNorm()], graph, small.arrays)
     library = build_cuda(graph, weights, batch=1, height=64, width=96, arch="sm_90").library
     assert set(cuda.device_code(library)) == {"sm_90"}
-    assert b".text.detc_cut_out" in library
+    assert b".text.detc_cut_out_f32" in library
     assert b".text.fused_matmul" in library
 
 
-# Blocks of CUDA threads as threads of the host: what the kernels compute, without a GPU.
-HOST = r"""
-#include <algorithm>
-#include <barrier>
-#include <cmath>
-#include <mutex>
-#include <thread>
-#include <vector>
-#define __global__
-#define __device__
-#define __shared__ static
-using std::min;
-struct Index { int x; };
-static thread_local Index threadIdx, blockIdx, blockDim;
-static std::barrier<>* barrier;
-static std::mutex lock;
-static void __syncthreads() { barrier->arrive_and_wait(); }
-static void atomicMin(int* where, int value) { std::lock_guard hold(lock); *where = std::min(*where, value); }
-SOURCE
-template <class F> static void launch(int blocks, int threads, F kernel) {
-  for (int index = 0; index < blocks; ++index) {
-    std::barrier<> all(threads);
-    barrier = &all;
-    std::vector<std::thread> block;
-    for (int t = 0; t < threads; ++t) block.emplace_back([=] {
-      threadIdx.x = t; blockIdx.x = index; blockDim.x = threads;
-      kernel();
-    });
-    for (auto& thread : block) thread.join();
-  }
-}
-extern "C" void suppress(const Box* boxes, const float* scores, const long long* classes, Box* kept_boxes,
-                         float* kept_scores, long long* kept_classes, int candidates, int keep, float iou, int images,
-                         int threads) {
-  launch(images, threads, [=] {
-    detc_suppress(boxes, scores, classes, kept_boxes, kept_scores, kept_classes, candidates, keep, iou);
-  });
-}
-extern "C" void cut_out(const float* fine, const float* coarse, const float* levels, const float* boxes,
-                        const long long* level, float* cells, int regions, int channels, int size, int samples,
-                        int images, int threads) {
-  launch(images * regions * size, threads, [=] {
-    detc_cut_out(fine, coarse, fine, fine, fine, fine, fine, fine, levels, boxes, level, cells, regions, channels,
-                 size, samples);
-  });
-}
-"""
-
-
 @pytest.fixture(scope="module")
-def host(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+def host(tmp_path_factory: pytest.TempPathFactory) -> HostKernels:
     """Our CUDA kernels, compiled for this processor."""
     if shutil.which("g++") is None:
         pytest.skip("g++ is not installed")
-    folder = tmp_path_factory.mktemp("host")
-    source = "\n".join(kernel.source for kernel in (suppress.CUDA, regions.CUDA))
-    (folder / "host.cpp").write_text(HOST.replace("SOURCE", source))
-    options = ["-std=c++20", "-O1", "-ffp-contract=off", "-shared", "-fPIC", "-pthread"]
-    subprocess.run(["g++", *options, "-o", "host.so", "host.cpp"], cwd=folder, check=True)
-    return ctypes.CDLL(str(folder / "host.so"))
-
-
-def pointers(*arrays: np.ndarray) -> list[ctypes.c_void_p]:
-    assert all(array.flags.c_contiguous for array in arrays)
-    return [ctypes.c_void_p(array.ctypes.data) for array in arrays]
+    return HostKernels([suppress.CUDA, *regions.CUDA.values()], tmp_path_factory.mktemp("host"))
 
 
 @pytest.mark.parametrize("name", ["adaptive", "other levels", "two points"])
-def test_the_cuda_kernel_of_regions(host: ctypes.CDLL, name: str) -> None:
+def test_the_cuda_kernel_of_regions(host: HostKernels, name: str) -> None:
     small = Small(50, 70, batch=2)
     value = region_values(small)[name]
     node = small.nodes[value.node]
@@ -335,13 +291,31 @@ def test_the_cuda_kernel_of_regions(host: ctypes.CDLL, name: str) -> None:
     levels = np.array([(*f.shape[2:], stride) for f, stride in zip(features, strides, strict=True)], np.float32)
     fine, coarse = (np.ascontiguousarray(f.transpose(0, 2, 3, 1)) for f in (features[0], features[-1]))
     found = np.full((2 * boxes.shape[1], size, size, 6), 9, np.float32)
-    arrays = pointers(fine, coarse, levels, np.ascontiguousarray(boxes), level, found)
-    host.cut_out(*arrays, boxes.shape[1], 6, size, samples, 2, 4)
+    arrays = (fine, coarse, *(fine,) * 6, levels, np.ascontiguousarray(boxes), level, found)
+    sizes = (boxes.shape[1], 6, size, samples)
+    host.launch("detc_cut_out_f32", *arrays, *sizes, blocks=2 * boxes.shape[1] * size, threads=4)
     np.testing.assert_allclose(found.transpose(0, 3, 1, 2), small.values[value].numpy(), atol=1e-5)
 
 
+@pytest.mark.parametrize("short", ["f16", "bf16"])
+def test_the_cuda_kernel_of_regions_of_rounded_features(host: HostKernels, short: str) -> None:
+    """Cells are what the kernel for float32 makes of the rounded features, rounded."""
+    dtype = {"f16": torch.float16, "bf16": torch.bfloat16}[short]
+    given = torch.randn(1, 9, 11, 5, generator=torch.Generator().manual_seed(0)).to(dtype)
+    levels = np.array([(9, 11, 4)], np.float32)
+    boxes = np.array([[(2, 3, 30, 29), (-4, 9, 60, 20)]], np.float32)
+    cells = {}
+    for name, kind in (("f32", torch.float32), (short, dtype)):
+        feature, found = given.to(kind), torch.full((2, 3, 3, 5), torch.nan, dtype=kind)
+        arrays = [a.view(torch.uint16).numpy() if a.itemsize == 2 else a.numpy() for a in (feature, found)]
+        pointers = (*(arrays[0],) * 8, levels, boxes, np.zeros((1, 2), np.int64), arrays[1])
+        host.launch(f"detc_cut_out_{name}", *pointers, 2, 5, 3, 0, blocks=6, threads=2)
+        cells[name] = found
+    assert torch.equal(cells[short], cells["f32"].to(dtype))
+
+
 @pytest.mark.parametrize(("keep", "absent"), [(500, 20), (9, 20), (50, 150), (20, 0)])
-def test_the_cuda_kernel_of_nms(host: ctypes.CDLL, keep: int, absent: int) -> None:
+def test_the_cuda_kernel_of_nms(host: HostKernels, keep: int, absent: int) -> None:
     images, count = 2, 150
     rng = np.random.default_rng(keep)
     corner, size = rng.uniform(0, 60, (images, count, 2)), rng.uniform(5, 40, (images, count, 2))
@@ -355,7 +329,7 @@ def test_the_cuda_kernel_of_nms(host: ctypes.CDLL, keep: int, absent: int) -> No
     expected = evaluate(node, values, {})
     found = [np.full((images, keep, 4), 9, "f4"), np.full((images, keep), 9, "f4"), np.full((images, keep), 9, "i8")]
     # 32 threads a block: candidates come in five portions, the last of them not full.
-    arrays = pointers(boxes, scores, classes, *found)
-    host.suppress(*arrays, count, keep, ctypes.c_float(0.4), images, 32)
+    arrays = (boxes, scores, classes, *found)
+    host.launch("detc_suppress", *arrays, count, keep, 0.4, blocks=images, threads=32)
     for actual, wanted in zip(found, expected, strict=True):
         np.testing.assert_array_equal(actual, wanted.numpy())

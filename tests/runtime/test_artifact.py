@@ -1,5 +1,6 @@
 """Artifacts: exported from a spec, checked, loaded and run."""
 
+import csv
 import json
 import subprocess
 import sys
@@ -24,12 +25,13 @@ from detc.compiler.emit.tvm.lowerings import LOWERINGS as TVM
 from detc.compiler.graph import Value
 from detc.dsl.diagnostics import DiagnosticError
 from detc.runtime import agreement, artifact
-from detc.runtime.agreement import Judge, head_error, image_like, match
+from detc.runtime.agreement import Measure, head_error, image_like, match
 from detc.runtime.artifact import Artifact
 from detc.runtime.data.masks import bitmap
 from detc.runtime.data.preprocess import Preprocess
 from detc.runtime.data.transforms import Normalize, Resize
 from detc.runtime.export import export
+from detc.runtime.judge import Judge
 from detc.runtime.predict import as_arrays
 
 SPEC = """
@@ -368,7 +370,9 @@ class Altered:
         self.judge, self.error, self.noise, self.shift = judge, error, noise, shift
 
     def __call__(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        found = self.judge.outputs(self.judge.values(inputs, self.noise))
+        noise = dict.fromkeys(self.judge.parts[0].results, self.noise)
+        values = self.judge.values(inputs, Measure(self.judge, inputs["image"].shape).shaker(noise))
+        found = self.judge.outputs(values)
         return {**found, "boxes": found["boxes"] + np.float32(self.shift)}
 
     def part(self, index: int, given: list[np.ndarray]) -> list[np.ndarray]:
@@ -406,7 +410,7 @@ def test_an_error_may_be_as_large_as_rounding_makes_it(
     verification = agreement.compare(detecting(rows), Altered(detecting(rows), error), (1, 3, 16, 16))
     assert verification.matched == verification.detections > 20
     assert verification.status == status
-    assert (verification.rounding > 1e-4) == (rows is cancelled)
+    assert (verification.rounding > 1) == (rows is cancelled)
 
 
 def tied(small: Small) -> Value:
@@ -670,9 +674,18 @@ def check_proposals_given(loaded: Artifact, module: torch.fx.GraphModule) -> Non
 SPECS = Path(detc.__file__).parent / "specs"
 
 
+COVERAGE = Path(__file__).parents[2] / "bench" / "results" / "coverage.csv"
+
+
 @pytest.mark.parametrize("path", sorted(SPECS.glob("*.det")), ids=lambda path: path.stem)
-def test_every_detector_of_the_zoo_has_all_its_lowerings(path: Path) -> None:
-    for detector in detc.load(path).siblings():
-        ops = {node.op for node in detector.graph.view("predict").nodes}
-        assert not ops - ONNX.keys(), detector.name
-        assert not ops - TVM.keys(), detector.name
+def test_the_table_of_exports_says_what_can_be_lowered(path: Path) -> None:
+    with COVERAGE.open(encoding="utf-8", newline="") as file:
+        rows = {row["detector"]: row for row in csv.DictReader(file) if row["spec"] == path.name}
+    detectors = detc.load(path).siblings()
+    assert rows.keys() == {detector.name for detector in detectors}, "run bench/coverage.py"
+    for detector in detectors:
+        ops = {node.op for node in detector.graph.view("predict").nodes} | {"constant"}
+        for target, lowerings in (("onnx", ONNX), ("llvm", TVM), ("cuda", TVM)):
+            told = rows[detector.name][target]
+            assert bool(ops - lowerings.keys()) == told.startswith("E0801"), (detector.name, target)
+            assert told.startswith("E") or told in {"ran", "built", "lowered"}

@@ -310,8 +310,10 @@ def region_values(small: Small) -> dict[str, Value]:
 
 def evaluate(node: Node, values: dict[Value, torch.Tensor], arrays: dict[str, np.ndarray]) -> tuple[torch.Tensor, ...]:
     """The results of one node."""
-    x, *more = [values[v] for v in node.operands]
     w = {name: torch.from_numpy(arrays[key]) for name, key in node.weights.items()}
+    if node.op == "constant":
+        return (w["value"],)
+    x, *more = [values[v] for v in node.operands]
     a = node.attrs
     match node.op:
         case "Conv2d":
@@ -373,7 +375,8 @@ def evaluate(node: Node, values: dict[Value, torch.Tensor], arrays: dict[str, np
         case "split":
             result = x.split([like.shape[-2] for like in more], 1)[a["index"]]
         case "select_top":
-            top, position = x.flatten(1).topk(min(a["count"], x[0].numel()))
+            scores = x.sigmoid() if a.get("logits") else x
+            top, position = scores.flatten(1).topk(min(a["count"], x[0].numel()))
             top = torch.where(top > a["threshold"], top, 0.0)
             return top, position // x.shape[2], position % x.shape[2]
         case "gather_rows":

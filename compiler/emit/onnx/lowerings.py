@@ -165,6 +165,11 @@ def _resize(b: Builder, node: Node) -> str:
     return x
 
 
+@lowering("constant")
+def _constant(b: Builder, node: Node) -> str:
+    return b.weight(node, "value")
+
+
 @lowering("crop")
 def _crop(b: Builder, node: Node) -> str:
     height, width = b.shape(node.operands[1])[2:]
@@ -210,6 +215,8 @@ def _select_top(b: Builder, node: Node) -> tuple[str, ...]:
     _, row = b.apply("TopK", best, b.integers(min(count, candidates)), outputs=2, axis=1)
     flat = b.apply("Reshape", _rows(b, x, row), b.integers(n, -1))
     scores, position = b.apply("TopK", flat, b.integers(count), outputs=2, axis=1)
+    if node.attrs.get("logits"):
+        scores = b.apply("Sigmoid", scores)
     above = b.apply("Greater", scores, b.constant(number(node.attrs["threshold"])))
     kept = b.apply("Where", above, scores, b.constant(0.0))
     per_row = b.constant(classes, np.int64)
@@ -314,6 +321,8 @@ def _labels(b: Builder, value: Value) -> set[int] | None:
         label = node.attrs["value"]
         assert isinstance(label, int)
         return {label}
+    if node.op == "constant":
+        return {int(label) for label in np.unique(b.weights[node.weights["value"]])}
     if node.op == "select_top" and value.output == 2:
         return set(range(b.shape(node.operands[0])[2]))
     if node.op == "concat":

@@ -29,7 +29,8 @@ _DTYPES = {"float32": TensorProto.FLOAT, "int64": TensorProto.INT64}
 
 
 class Builder:
-    """Collects the nodes and constants of a model. Tensors are known by name."""
+    """Collects the nodes and constants of a model. Tensors are known by name; a value's is as it is written,
+    %neck.conv."""
 
     def __init__(self, static: Static, weights: Weights) -> None:
         self.static = static
@@ -80,7 +81,8 @@ class Builder:
         value = Value("image")
         n, channels, height, width = self.shape(value)
         how = fit(self, "sizes", height, width)
-        self._names[value] = image(self, "pixels", how, settings, (n, channels, height, width))
+        made = image(self, "pixels", how, settings, (n, channels, height, width))
+        self._names[value] = self._called(value.node, made, self.nodes)
         return how
 
     def lower(self, node: Node) -> None:
@@ -88,9 +90,22 @@ class Builder:
         from detc.compiler.emit.onnx.lowerings import LOWERINGS
 
         self._scope = node.name
+        before = len(self.nodes)
         result = LOWERINGS[node.op](self, node)
         for index, name in enumerate((result,) if isinstance(result, str) else result):
-            self._names[Value(node.name, index)] = name
+            value = Value(node.name, index)
+            self._names[value] = self._called(str(value), name, self.nodes[before:])
+
+    def _called(self, wanted: str, name: str, nodes: Sequence[onnx.NodeProto]) -> str:
+        """Names the tensor after its value, where one of these operators makes it. A constant keeps its name."""
+        if name in self.initializers:
+            return name
+        if not any(name in node.output for node in nodes):
+            name = self.apply("Identity", name)
+            nodes = self.nodes[-1:]
+        for names in (names for node in nodes for names in (node.output, node.input)):
+            names[:] = [wanted if other == name else other for other in names]
+        return wanted
 
 
 def emit(
@@ -158,6 +173,17 @@ def refer(model: onnx.ModelProto, file: str, places: Mapping[str, tuple[int, int
             start, length = places[tensor.name]
             for key, value in (("location", file), ("offset", str(start)), ("length", str(length))):
                 tensor.external_data.add(key=key, value=value)
+
+
+def embed(model: onnx.ModelProto, content: bytes) -> None:
+    """Puts arrays that a model finds in a file back into it, given the file's content."""
+    for tensor in model.graph.initializer:
+        if tensor.data_location == TensorProto.EXTERNAL:
+            places = {entry.key: entry.value for entry in tensor.external_data}
+            start, length = int(places["offset"]), int(places["length"])
+            del tensor.external_data[:]
+            tensor.ClearField("data_location")
+            tensor.raw_data = content[start : start + length]
 
 
 def _info(name: str, static: Static, value: Value) -> onnx.ValueInfoProto:

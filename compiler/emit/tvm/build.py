@@ -13,11 +13,11 @@ import tvm
 from tvm import relax, tirx
 
 from detc.compiler.emit.precision import Precision
-from detc.compiler.emit.tvm import cuda
+from detc.compiler.emit.tvm import cuda, tuning
 from detc.compiler.emit.tvm.cpu import Cpu, Registers, schedule
 from detc.compiler.emit.tvm.gpu import Gpu
 from detc.compiler.emit.tvm.module import Program, program
-from detc.dsl.catalogue.export import NO_LINKER, UNKNOWN_ARCH
+from detc.dsl.catalogue.export import CUDA_BUILD_FAILED, NO_LINKER, UNKNOWN_ARCH
 from detc.dsl.diagnostics import DiagnosticError
 
 if TYPE_CHECKING:
@@ -89,14 +89,20 @@ def build_cuda(
     arch: str = "sm_90",
     precision: Precision = "float32",
     letterbox: Letterbox | None = None,
+    graphs: bool = True,
 ) -> Kernels:
     """Machine code for an NVIDIA GPU of compute capability `arch`. Needs nvcc; needs no GPU and no driver.
 
+    With `graphs`, launches are recorded as CUDA graphs at the first call. Less than float32 is for sm_80 and later.
+
     Raises DiagnosticError where an op has no lowering, nvcc is missing, or it fails.
     """
+    if precision != "float32" and tuning.capability(arch) < tuning.LEAST:
+        summary = f"{precision} is computed by tensor cores of sm_{tuning.LEAST} and later, which {arch} lacks"
+        raise DiagnosticError(CUDA_BUILD_FAILED.at(None, summary, detail="export in float32, or for another --arch"))
     size = {"batch": batch, "height": height, "width": width}
-    emitted = program(graph, weights, Gpu(), **size, precision=precision, letterbox=letterbox)
-    return _kernels(emitted, cuda.compile_module(emitted.module, arch), "cuda", precision, arch, ())
+    emitted = program(graph, weights, Gpu(arch), **size, precision=precision, letterbox=letterbox)
+    return _kernels(emitted, cuda.compile_program(emitted, arch, graphs=graphs), "cuda", precision, arch, ())
 
 
 def _kernels(

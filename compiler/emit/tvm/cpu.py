@@ -19,7 +19,7 @@ from tvm.s_tir import Schedule
 
 from detc.compiler.emit.letterbox import Letterbox
 from detc.compiler.emit.tvm import letterbox, pairs, regions, suppress, tiles, winograd
-from detc.compiler.emit.tvm.module import OPAQUE, Builder, Epilogue, Finish, Kernel, finished, real
+from detc.compiler.emit.tvm.module import OPAQUE, Builder, Epilogue, Finish, Kernel, finished, real, sorted_top
 
 # The blocks that the schedules below look for.
 _CONV, _DENSE = "packed_conv", "packed_dense"
@@ -154,10 +154,10 @@ class Cpu:
 
         return b.compute(emitted, _padded(b, x, kernel), packed, *others_of(epilogue), **OPAQUE)
 
-    def dense(self, b: Builder, x: relax.Var, name: str, weight: np.ndarray) -> relax.Var:
+    def dense(self, b: Builder, x: relax.Var, name: str, weight: np.ndarray, epilogue: Epilogue) -> relax.Var:
         tile = self.registers.channels(len(weight), 1)
         packed = b.prepared(f"{name}.by{tile}", name, weight, lambda w: pack_rows(w, tile))
-        return b.compute(dense, x, packed, len(weight), op_pattern=4)
+        return finished(b, b.compute(dense, b.cast(x, "float32"), packed, len(weight), op_pattern=4), epilogue)
 
     def cut(
         self,
@@ -174,6 +174,9 @@ class Cpu:
     def fit(self, b: Builder, pixels: relax.Var, sizes: relax.Var, settings: Letterbox) -> relax.Var:
         size = (b.static.height, b.static.width)
         return b.compute(letterbox.on_cpu, pixels, sizes, *size, *astuple(settings), **OPAQUE)
+
+    def top(self, b: Builder, x: relax.Var, count: int) -> tuple[relax.Var, relax.Var]:
+        return sorted_top(b, x, count)
 
     def suppress(
         self, b: Builder, boxes: relax.Var, scores: relax.Var, classes: relax.Var, iou: float, keep: int

@@ -17,29 +17,36 @@ import subprocess
 import sys
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import tvm
+import tvm_ffi
+from tvm import tirx
 
 from detc.compiler.emit.nvcc import find_nvcc
-from detc.compiler.emit.tvm import letterbox, regions, suppress
+from detc.compiler.emit.tvm import conv_cuda, letterbox, regions, suppress, top
+from detc.compiler.emit.tvm.module import Program
+from detc.compiler.emit.tvm.own import CudaKernel, joined
 from detc.dsl.catalogue.export import CUDA_BUILD_FAILED, NO_LINKER
 from detc.dsl.diagnostics import DiagnosticError
 
 _FATBIN_MAGIC = b"\x50\xed\x55\xba"
 _ELF_ENTRY = 2
+_CALL_PACKED = "tirx.tvm_call_packed"
 
 
-def compile_module(module: tvm.IRModule, arch: str) -> bytes:
-    """The shared library of a Relax module, its kernels in machine code for `arch` (such as sm_90).
+def compile_program(emitted: Program, arch: str, *, graphs: bool = True) -> bytes:
+    """The shared library of a program, its kernels in machine code for `arch` (such as sm_90).
+
+    With `graphs`, launches are recorded when a function runs first, as CUDA graphs that are started from then on.
 
     Raises DiagnosticError where nvcc is missing or fails, or the result is not machine code.
     """
     nvcc = find_nvcc()
     with tempfile.TemporaryDirectory(prefix="detc-cuda-") as name:
         folder = Path(name)
-        (folder / "module.json").write_text(tvm.ir.save_json(module))
+        (folder / "module.json").write_text(tvm.ir.save_json(recordable(emitted) if graphs else emitted.module))
         environment = {
             **os.environ,
             "LD_LIBRARY_PATH": os.pathsep.join(filter(None, [str(_stand_ins(folder)), os.getenv("LD_LIBRARY_PATH")])),
@@ -49,7 +56,7 @@ def compile_module(module: tvm.IRModule, arch: str) -> bytes:
             "TVM_CUDA_NVCC_NO_FAST_MATH": "1",
         }
         files = [str(folder / "module.json"), str(folder / "model.so")]
-        command = [sys.executable, "-m", __name__, *files, str(nvcc), arch]
+        command = [sys.executable, "-m", __name__, *files, str(nvcc), arch, "graphs" if graphs else "launches"]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         if done.returncode != 0:
             raise _failed(arch, "\n".join((done.stderr or done.stdout).strip().splitlines()[-20:]))
@@ -112,33 +119,64 @@ def _run(*command: str) -> str:
         raise DiagnosticError(NO_LINKER.at(None, f"{command[0]} failed", detail=error.stderr.strip())) from None
 
 
-def _compile(source: Path, result: Path, nvcc: str, arch: str) -> None:
+def recordable(emitted: Program) -> tvm.IRModule:
+    """A program whose functions say which of their inputs lie in the same place at every call, its parameters, and
+    whose `main` calls no other: what a graph records are the launches of one function."""
+    module = emitted.module.clone()
+    variables = {variable.name_hint: variable for variable in module.get_global_vars()}
+    for name, parameters in emitted.functions.items():
+        function = module[variables[name]]
+        if name == "main":
+            inner = {variables[part]: module[variables[part]] for part in emitted.functions if part.startswith("part_")}
+            function = function.inline_functions(inner)
+        module[variables[name]] = function.with_attr("num_input", len(function.params) - len(parameters))
+    return module
+
+
+def _compile(source: Path, result: Path, nvcc: str, arch: str, graphs: bool) -> None:
     """Compiles and links, in the process whose library path has the stand-ins."""
-    target = tvm.target.Target(
-        {
-            "kind": "cuda",
-            "arch": arch,
-            "max_threads_per_block": 1024,
-            "max_shared_memory_per_block": 49152,
-            "thread_warp_size": 32,
-        },
-        host={"kind": "llvm"},
-    )
     module = tvm.ir.load_json(source.read_text())
-    module = module.with_attr("external_mods", [_own_kernels(source.parent, nvcc, arch)])
-    with target:
-        tvm.compile(module, target=target).export_library(str(result))
+    own = own_kernels(module)
+    if own:
+        module = module.with_attr("external_mods", [_compiled(own, source.parent, nvcc, arch)])
+    with target(arch) as on, tvm.transform.PassContext(config={"relax.backend.use_cuda_graph": graphs}):
+        tvm.compile(module, target=on).export_library(str(result))
 
 
-def _own_kernels(folder: Path, nvcc: str, arch: str) -> tvm.runtime.Module:
-    """Our own kernels, as the module that launches them under their names."""
-    own = (suppress.CUDA, regions.CUDA, letterbox.CUDA)
+def target(arch: str) -> tvm.target.Target:
+    """A GPU, as TVM's rules want to know it, beside this processor."""
+    described = {
+        "kind": "cuda",
+        "arch": arch,
+        "max_threads_per_block": 1024,
+        "max_shared_memory_per_block": 49152,
+        "thread_warp_size": 32,
+    }
+    return tvm.target.Target(described, host={"kind": "llvm"})
+
+
+def own_kernels(module: tvm.IRModule) -> list[CudaKernel]:
+    """Our own kernels that a module calls."""
+    found: set[str] = set()
+
+    def visit(call: tvm.ir.Call) -> None:
+        if isinstance(call.op, tvm.ir.Op) and call.op.name == _CALL_PACKED:
+            found.add(str(call.args[0].value))
+
+    for function in module.functions.values():
+        if isinstance(function, tirx.PrimFunc):
+            tvm_ffi.structural_walk(function.body, (tvm.ir.Call, visit))
+    kernels = {kernel.name: kernel for kernel in (letterbox.CUDA, suppress.CUDA, top.CUDA, *regions.CUDA.values())}
+    return [kernels.get(name) or conv_cuda.named(name) for name in sorted(found) if name.startswith("detc_")]
+
+
+def _compiled(own: Sequence[CudaKernel], folder: Path, nvcc: str, arch: str) -> tvm.runtime.Module:
+    """Kernels of our own, as the module that launches them under their names."""
     source, binary = folder / "own.cu", folder / "own.fatbin"
-    source.write_text("\n".join(kernel.source for kernel in own))
+    source.write_text(joined(own))
     subprocess.run([nvcc, "-O3", f"-arch={arch}", "-fatbin", "-o", str(binary), str(source)], check=True)
-    tags = ["blockIdx.x", "threadIdx.x"]
     kernels = {
-        kernel.name: {"name": "", "arg_types": [*kernel.arguments], "launch_param_tags": [*tags, *kernel.axes]}
+        kernel.name: {"name": "", "arg_types": list(kernel.arguments), "launch_param_tags": kernel.launch_tags}
         for kernel in own
     }
     described = json.dumps({"tvm_version": tvm.__version__, "func_info": kernels})
@@ -147,4 +185,4 @@ def _own_kernels(folder: Path, nvcc: str, arch: str) -> tvm.runtime.Module:
 
 
 if __name__ == "__main__":
-    _compile(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], sys.argv[4])
+    _compile(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], sys.argv[4], sys.argv[5] == "graphs")

@@ -64,7 +64,10 @@ extern "C" __global__ void detc_letterbox(const unsigned char* pixels, const lon
 }
 """
 CUDA = CudaKernel(
-    "detc_letterbox", _CUDA_SOURCE, ("handle",) * 3 + ("int32",) * 4 + ("float32",) * 6 + ("int32",), ("blockIdx.y",)
+    "detc_letterbox",
+    _CUDA_SOURCE,
+    ("handle",) * 3 + ("int32",) * 4 + ("float32",) * 6 + ("int32",),
+    axes=("blockIdx.y",),
 )
 
 

@@ -112,15 +112,20 @@ def _bias(b: Builder, node: Node) -> relax.Var | None:
 def _conv_transpose(b: Builder, node: Node) -> relax.Var:
     """Where windows do not overlap, each cell's results side by side as channels, which are then put in their places.
     Else a convolution of x with zeros between its cells."""
-    (x,) = _inputs(b, node)
+    x = b.variables[node.operands[0]]
     weight, key = b.weight(node, "weight"), node.weights["weight"]
     (kernel, _), (stride, _), (padding, _) = (pair(node.attrs[name]) for name in ("kernel", "stride", "padding"))
     n, inputs, height, width = b.shape(node.operands[0])
     shape = _shape(b, node)
     if kernel == stride and padding == 0:
         side_by_side = Kernel(f"{key}.side_by_side", weight.transpose(2, 3, 1, 0).reshape(-1, inputs, 1, 1))
-        cells = b.backend.conv(b, x, side_by_side, (n, kernel * kernel * shape[1], height, width), Epilogue())
-        return _biased(b, node, b.compute(_spread, cells, kernel))
+        bias = None
+        if "bias" in node.weights:
+            repeated = np.tile(b.weight(node, "bias"), kernel * kernel)
+            bias = b.parameter(f"{node.weights['bias']}.side_by_side", repeated)
+        epilogue = Epilogue(bias, dtype=b.stored(Value(node.name)))
+        cells = b.backend.conv(b, x, side_by_side, (n, kernel * kernel * shape[1], height, width), epilogue)
+        return b.compute(_spread, cells, kernel)
     if padding > kernel - 1:
         why = f"{node.op} with a padding of {padding} and a kernel of {kernel}"
         raise DiagnosticError(unsupported(node, b.backend.name, why))
@@ -128,7 +133,7 @@ def _conv_transpose(b: Builder, node: Node) -> relax.Var:
     def apart(x: te.Tensor) -> te.Tensor:
         def cell(i: Any, y: Any, v: Any, c: Any) -> Any:
             present = tirx.all(y % stride == 0, v % stride == 0)
-            return tirx.if_then_else(present, x[i, y // stride, v // stride, c], tirx.const(0.0, "float32"))
+            return tirx.if_then_else(present, x[i, y // stride, v // stride, c], tirx.const(0.0, x.dtype))
 
         return te.compute((n, (height - 1) * stride + 1, (width - 1) * stride + 1, inputs), cell, name="apart")
 
@@ -136,12 +141,6 @@ def _conv_transpose(b: Builder, node: Node) -> relax.Var:
     opposite = Kernel(f"{key}.turned", turned, padding=(kernel - 1 - padding,) * 2)
     epilogue = Epilogue(_bias(b, node), dtype=b.stored(Value(node.name)))
     return b.backend.conv(b, b.compute(apart, x), opposite, shape, epilogue)
-
-
-def _biased(b: Builder, node: Node, x: relax.Var) -> relax.Var:
-    """x and the bias of its last axis, where the node has one."""
-    bias = _bias(b, node)
-    return x if bias is None else b.emit(relax.op.add(x, bias))
 
 
 def _spread(x: te.Tensor, factor: int) -> te.Tensor:
@@ -158,7 +157,7 @@ def _spread(x: te.Tensor, factor: int) -> te.Tensor:
 @lowering("Linear")
 def _linear(b: Builder, node: Node) -> relax.Var:
     _refuse_features(b, node)
-    (x,) = _inputs(b, node)
+    x = b.variables[node.operands[0]]
     weight, name = b.weight(node, "weight"), node.weights["weight"]
     if node.operands[0] in b.by_pixel:
         weight = weight.reshape(len(weight), *b.by_pixel[node.operands[0]]).transpose(0, 2, 3, 1).reshape(weight.shape)
@@ -166,7 +165,7 @@ def _linear(b: Builder, node: Node) -> relax.Var:
     *rows, inputs = b.shape(node.operands[0])
     if len(rows) != 1:
         x = b.emit(relax.op.reshape(x, (math.prod(rows), inputs)))
-    result = _biased(b, node, b.backend.dense(b, x, name, weight))
+    result = b.backend.dense(b, x, name, weight, Epilogue(_bias(b, node), dtype=b.stored(Value(node.name))))
     return result if len(rows) == 1 else b.emit(relax.op.reshape(result, _shape(b, node)))
 
 
@@ -221,10 +220,12 @@ def _batch_norm(b: Builder, node: Node) -> relax.Var:
 
 @lowering("max_pool")
 def _max_pool(b: Builder, node: Node) -> relax.Var:
+    """In the precision of what is stored, but where that is bits."""
     a = node.attrs
+    x = _moved(b, node) if b.backend.bfloat16 == "bfloat16" else _inputs(b, node)[0]
     return b.emit(
         relax.op.nn.max_pool2d(
-            *_inputs(b, node),
+            x,
             pool_size=pair(a["kernel"]),
             strides=pair(a["stride"]),
             padding=pair(a["padding"]) * 2,
@@ -250,6 +251,11 @@ def _resize(b: Builder, node: Node) -> relax.Var:
         raise DiagnosticError(unsupported(node, b.backend.name, f"{node.op} has no mode {node.attrs['mode']}"))
     height, width = _shape(b, node)[2:]
     return b.compute(nearest, _moved(b, node), height, width)
+
+
+@lowering("constant")
+def _constant(b: Builder, node: Node) -> relax.Var:
+    return b.parameter(node.weights["value"], b.weight(node, "value"))
 
 
 @lowering("crop")
@@ -302,9 +308,11 @@ def _select_top(b: Builder, node: Node) -> tuple[relax.Var, ...]:
     n, candidates, classes = b.shape(node.operands[0])
     count = _shape(b, node)[1]
     best = b.emit(relax.op.max(x, axis=[2]))
-    _, row = _top(b, best, min(count, candidates))
+    _, row = b.backend.top(b, best, min(count, candidates))
     scores = b.compute(rows, x, row)
-    scores, position = _top(b, b.emit(relax.op.reshape(scores, (n, min(count, candidates) * classes))), count)
+    scores, position = b.backend.top(b, b.emit(relax.op.reshape(scores, (n, min(count, candidates) * classes))), count)
+    if node.attrs.get("logits"):
+        scores = b.emit(relax.op.sigmoid(scores))
     threshold = number(node.attrs["threshold"])
 
     def above(scores: te.Tensor) -> te.Tensor:
@@ -318,12 +326,6 @@ def _select_top(b: Builder, node: Node) -> tuple[relax.Var, ...]:
         return te.compute((n, count), lambda i, j: position[i, j] % classes, name="class_of")
 
     return b.compute(above, scores), b.compute(row_of, position, row), b.compute(class_of, position)
-
-
-def _top(b: Builder, x: relax.Var, count: int) -> tuple[relax.Var, relax.Var]:
-    """The `count` highest of x (N, K), best first, and where they are, int64."""
-    top = b.emit(relax.op.topk(x, k=count, axis=-1, ret_type="both", largest=True, dtype="int64"))
-    return b.emit(relax.TupleGetItem(top, 0)), b.emit(relax.TupleGetItem(top, 1))
 
 
 @lowering("gather_rows")
@@ -374,7 +376,7 @@ def _nms(b: Builder, node: Node) -> tuple[relax.Var, ...]:
     boxes, scores, classes = _inputs(b, node)
     keep = node.attrs["keep"]
     assert isinstance(keep, int)
-    sorted_scores, order = _top(b, scores, b.shape(node.operands[1])[1])
+    sorted_scores, order = b.backend.top(b, scores, b.shape(node.operands[1])[1])
 
     def reorder(classes: te.Tensor, order: te.Tensor) -> te.Tensor:
         return te.compute(order.shape, lambda i, j: classes[i, order[i, j]], name="reorder")

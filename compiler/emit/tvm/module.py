@@ -19,7 +19,7 @@ import tvm
 from tvm import relax, te, tirx
 
 from detc.compiler.emit.letterbox import Letterbox
-from detc.compiler.emit.precision import Precision, low_values
+from detc.compiler.emit.precision import Precision, low_values, rounded
 from detc.compiler.emit.static import Static, parts, require_lowerings
 from detc.compiler.emit.tvm.fusion import chains
 from detc.compiler.emit.tvm.letterbox import add as add_detect
@@ -45,8 +45,8 @@ class Backend(Protocol):
         """The convolution of x (N, H, W, C) and what follows it: of this shape, (N, C, H, W)."""
         ...
 
-    def dense(self, b: Builder, x: relax.Var, name: str, weight: np.ndarray) -> relax.Var:
-        """The product of x (M, D) with a weight (F, D), the parameter `name`: (M, F) float32."""
+    def dense(self, b: Builder, x: relax.Var, name: str, weight: np.ndarray, epilogue: Epilogue) -> relax.Var:
+        """The product of x (M, D) with a weight (F, D), the parameter `name`, and what follows it: (M, F)."""
         ...
 
     def cut(
@@ -64,6 +64,10 @@ class Backend(Protocol):
 
     def fit(self, b: Builder, pixels: relax.Var, sizes: relax.Var, settings: Letterbox) -> relax.Var:
         """The image (N, 3, H, W) of pixels (N, h, w, 3) uint8, of each of which `sizes` says how much is image."""
+        ...
+
+    def top(self, b: Builder, x: relax.Var, count: int) -> tuple[relax.Var, relax.Var]:
+        """The `count` highest of x (N, K) float32, best first, and where they are, int64."""
         ...
 
     def suppress(
@@ -308,15 +312,6 @@ def _prepare(block: relax.BlockBuilder, prepared: Mapping[str, Preparation]) -> 
     return tuple(sources)
 
 
-def rounded(array: np.ndarray, precision: Precision) -> np.ndarray:
-    """An array float32 as it is stored: (...) float32, float16, or the upper half of the bits as uint16."""
-    if precision == "bfloat16":
-        bits = np.ascontiguousarray(array, np.float32).view(np.uint32)
-        # To the nearest, and of two to the one whose last bit is 0.
-        return ((bits + np.uint32(0x7FFF) + (bits >> 16 & 1)) >> 16).astype(np.uint16)
-    return array.astype(precision)
-
-
 def _variable(name: str, b: Builder, value: Value, *, in_graph: bool) -> relax.Var:
     """A function's input, as it lies in the graph or in memory."""
     shape = b.shape(value)
@@ -350,6 +345,12 @@ def rows(x: te.Tensor, index: te.Tensor) -> te.Tensor:
     if len(x.shape) == 2:
         return te.compute((n, count, x.shape[1]), lambda i, j, d: x[index[i, j], d], name="rows")
     return te.compute((n, count, x.shape[2]), lambda i, j, d: x[i, index[i, j], d], name="rows")
+
+
+def sorted_top(b: Builder, x: relax.Var, count: int) -> tuple[relax.Var, relax.Var]:
+    """The `count` highest of x (N, K), best first, and where they are, int64: by TVM's sort of whole rows."""
+    top = b.emit(relax.op.topk(x, k=count, axis=-1, ret_type="both", largest=True, dtype="int64"))
+    return b.emit(relax.TupleGetItem(top, 0)), b.emit(relax.TupleGetItem(top, 1))
 
 
 def nearest(x: te.Tensor, height: int, width: int) -> te.Tensor:

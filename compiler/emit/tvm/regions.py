@@ -22,63 +22,26 @@ from detc.compiler.emit.tvm.own import CudaKernel
 # Levels that the CUDA kernel takes.
 MOST_LEVELS = 8
 
-# A block takes one row of cells of one region, a thread every so many channels of it. `levels` has the height and width
-# of each level's feature and the pixels between its cells.
-_CUDA_SOURCE = r"""
-struct Axis { int before, after; float share; bool counts; };
+# What features may be stored as, in names and in the kernel's source.
+_TYPES = {"float32": ("f32", "float"), "float16": ("f16", "Half"), "bfloat16": ("bf16", "Bfloat")}
 
-static __device__ Axis detc_between(float place, int length) {
-  Axis axis = {0, 0, 0.0f, place >= -1.0f && place <= (float)length};
-  if (axis.counts) {
-    place = fminf(fmaxf(place, 0.0f), (float)(length - 1));
-    axis.before = (int)floorf(place);
-    axis.after = min(axis.before + 1, length - 1);
-    axis.share = place - floorf(place);
-  }
-  return axis;
-}
 
-static __device__ int detc_points(float side, int samples) {
-  if (samples > 0) return samples;
-  return side > 0.0f && side < 1048576.0f ? (int)ceilf(side) : 0;
-}
+def _kernel(short: str, number: str) -> CudaKernel:
+    pointers = ", ".join(f"const {number}* f{level}" for level in range(MOST_LEVELS))
+    others = f"const float* levels, const float* boxes, const long long* level, {number}* cells"
+    features = ", ".join(f"f{level}" for level in range(MOST_LEVELS))
+    source = (
+        f'extern "C" __global__ void detc_cut_out_{short}(\n'
+        f"    {pointers},\n    {others}, int regions, int channels, int size, int samples) {{\n"
+        f"  const {number}* const features[{MOST_LEVELS}] = {{{features}}};\n"
+        "  cut_out(features, levels, boxes, level, cells, regions, channels, size, samples);\n}\n"
+    )
+    arguments = ("handle",) * (MOST_LEVELS + 4) + ("int32",) * 4
+    return CudaKernel(f"detc_cut_out_{short}", source, arguments, ("warp.cuh", "regions.cuh"))
 
-extern "C" __global__ void detc_cut_out(const float* f0, const float* f1, const float* f2, const float* f3,
-                                        const float* f4, const float* f5, const float* f6, const float* f7,
-                                        const float* levels, const float* boxes, const long long* level, float* cells,
-                                        int regions, int channels, int size, int samples) {
-  const float* features[8] = {f0, f1, f2, f3, f4, f5, f6, f7};
-  const int region = blockIdx.x / size, y = blockIdx.x % size, which = (int)level[region];
-  const int height = (int)levels[which * 3], width = (int)levels[which * 3 + 1];
-  const float stride = levels[which * 3 + 2];
-  const float* feature = features[which] + (long long)(region / regions) * height * width * channels;
-  const float* box = boxes + region * 4LL;
-  const float left = box[0] / stride - 0.5f, top = box[1] / stride - 0.5f;
-  const float wide = (box[2] / stride - box[0] / stride) / size, high = (box[3] / stride - box[1] / stride) / size;
-  const int columns = detc_points(wide, samples), rows = detc_points(high, samples);
-  const float share = 1.0f / fmaxf((float)rows, 1.0f) / fmaxf((float)columns, 1.0f);
-  for (int x = 0; x < size; ++x) {
-    for (int c = threadIdx.x; c < channels; c += blockDim.x) {
-      float total = 0.0f;
-      for (int i = 0; i < rows; ++i) {
-        const Axis v = detc_between(top + y * high + (i + 0.5f) * (high / rows), height);
-        if (!v.counts) continue;
-        const float* above = feature + (long long)v.before * width * channels + c;
-        const float* below = feature + (long long)v.after * width * channels + c;
-        for (int j = 0; j < columns; ++j) {
-          const Axis u = detc_between(left + x * wide + (j + 0.5f) * (wide / columns), width);
-          if (!u.counts) continue;
-          const int a = u.before * channels, b = u.after * channels;
-          total += (1.0f - v.share) * ((1.0f - u.share) * above[a] + u.share * above[b]) +
-                   v.share * ((1.0f - u.share) * below[a] + u.share * below[b]);
-        }
-      }
-      cells[((long long)blockIdx.x * size + x) * channels + c] = total * share;
-    }
-  }
-}
-"""
-CUDA = CudaKernel("detc_cut_out", _CUDA_SOURCE, ("handle",) * (MOST_LEVELS + 4) + ("int32",) * 4)
+
+# How features are stored -> the kernel that reads them and stores cells alike.
+CUDA = {dtype: _kernel(*names) for dtype, names in _TYPES.items()}
 
 
 def on_cpu(
@@ -188,7 +151,7 @@ def _weigh(
 def on_cuda(
     features: Sequence[te.Tensor], levels: te.Tensor, boxes: te.Tensor, level: te.Tensor, size: int, samples: int
 ) -> te.Tensor:
-    """The launch of the kernel above; `levels` (L, 3) as there."""
+    """The launch of the kernel of the features' precision, in which cells are; `levels` (L, 3) as there."""
     n, count, _ = (int(d) for d in boxes.shape)
     channels = int(features[0].shape[3])
     threads = min(256, -(-channels // 32) * 32)
@@ -197,7 +160,8 @@ def on_cuda(
         *feature, table, box, of_level = ins
         feature += feature[:1] * (MOST_LEVELS - len(feature))
         numbers = (count, channels, size, samples)
-        return CUDA.launch(*feature, table, box, of_level, *outs, *numbers, blocks=n * count * size, threads=threads)
+        kernel = CUDA[str(features[0].dtype)]
+        return kernel.launch(*feature, table, box, of_level, *outs, *numbers, blocks=n * count * size, threads=threads)
 
     shape = (n * count, size, size, channels)
-    return te.extern([shape], [*features, levels, boxes, level], launch, dtype=["float32"], name="cut_out")
+    return te.extern([shape], [*features, levels, boxes, level], launch, dtype=[str(features[0].dtype)], name="cut_out")

@@ -32,6 +32,7 @@ COMMANDS = {
     "predict": "detc.cli.predict",
     "export": "detc.cli.export",
     "bench": "detc.cli.bench",
+    "tune": "detc.cli.tune",
     "new": "detc.cli.new",
     "convert": "detc.cli.convert",
     "doctor": "detc.cli.doctor",

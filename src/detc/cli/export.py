@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import resource
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -36,6 +36,9 @@ def export(
     precision: Annotated[str, typer.Option(help="fp32, fp16 or bf16: what the network computes in.")] = "fp32",
     weights: Annotated[Path | None, typer.Option(metavar="FILE", help="The trained weights.")] = None,
     random_weights: Annotated[bool, typer.Option(help="Take fresh weights: to try an export before training.")] = False,
+    without: Annotated[
+        list[str] | None, typer.Option(metavar="PASS", help="Leave out an optimisation of the graph; may be repeated.")
+    ] = None,
     output: Annotated[
         Path | None, typer.Option(metavar="FILE", help="NAME-TARGET.detc by default; FILE.onnx is the bare model.")
     ] = None,
@@ -46,6 +49,7 @@ def export(
 
     Example: detc export mine.det --weights runs/mine/best.safetensors --target cuda --arch sm_90
     """
+    from detc.compiler.passes.inference import names
     from detc.runtime.export import TARGETS
 
     choice("--target", target, TARGETS)
@@ -54,6 +58,8 @@ def export(
     if (weights is not None) and random_weights:
         raise typer.BadParameter("--weights and --random-weights exclude each other")
     choice("--precision", precision, tuple(PRECISIONS))
+    for name in without or ():
+        choice("--without", name, tuple(names()))
     given = [height_and_width(each) for each in size or ()]
 
     import detc
@@ -67,7 +73,7 @@ def export(
     sizes = [_rounded(detector, asked) for asked in given or [_spec_size(detector)]]
     path = output or Path(f"{detector.name}-{target}.detc")
     started = time.monotonic()
-    variants = _run(detector, weights, path, target, sizes, batch or [1], arch, PRECISIONS[precision])
+    variants = _run(detector, weights, path, target, sizes, batch or [1], arch, PRECISIONS[precision], without or ())
     took = f"in {time.monotonic() - started:.0f} s, with at most {_most_memory() / 1e6:.0f} MB of memory"
     typer.echo(f"{path}: {path.stat().st_size / 1e6:.1f} MB, {took}")
     for variant in variants:
@@ -101,6 +107,7 @@ def _run(
     batches: Sequence[int],
     arch: str | None,
     precision: str,
+    without: Collection[str],
 ) -> tuple[Variant, ...]:
     """The export, with what it is doing shown where there is a terminal."""
     from rich.console import Console
@@ -126,6 +133,7 @@ def _run(
             batches=batches,
             arch=arch,
             precision=precision,  # type: ignore[arg-type]
+            without=without,
             step=step,
         )
 
