@@ -209,6 +209,10 @@ class _Conv:
         self.count = n * self.down * self.across
         self.blocks = int(packed.shape[0])
         self.vectors = plan.channels // lanes
+        # From one place to the next, a vector more than is used: a power of two apart they would share few lines of
+        # the cache.
+        self.of_pixels = plan.tiles * self.inputs + lanes
+        self.of_products = plan.tiles * plan.channels + lanes
 
     def emitted(self, given: Sequence[te.Tensor]) -> te.Tensor:
         groups, parts = -(-self.count // self.plan.tiles), self.plan.parts
@@ -221,8 +225,8 @@ class _Conv:
                 with T.parallel(0, groups * parts) as task:
                     group, part = task // parts, task % parts
                     places, tiles = self.side * self.side, self.plan.tiles
-                    seen = _array((places, tiles, self.inputs), "global")
-                    products = _array((places, tiles, self.plan.channels), "global")
+                    seen = _array((places * self.of_pixels,), "global")
+                    products = _array((places * self.of_products,), "global")
                     with T.serial(0, tiles) as tile, T.serial(0, self.inputs // self.lanes) as vector:
                         self._transform_pixels(pixels, seen, self._place(group, tile), tile, vector)
                     with T.serial(0, each) as index:
@@ -273,7 +277,7 @@ class _Conv:
         for i, j in product(range(side), repeat=2):
             with T.vectorized(0, lanes) as lane:
                 value = _combined(matrix[j], [half[i, k, lane] for k in range(side)])
-                seen[i * side + j, tile, vector * lanes + lane] = value
+                seen[(i * side + j) * self.of_pixels + tile * self.inputs + vector * lanes + lane] = value
 
     def _multiply(self, seen: Any, weights: Any, products: Any, block: Any, place: Any, few: Any) -> None:
         """A few tiles by a block of output channels, at one place, in registers."""
@@ -287,12 +291,15 @@ class _Conv:
             for row, vector in cells:
                 with T.vectorized(0, lanes) as lane:
                     o = vector * lanes + lane
-                    term = seen[place, few * rows + row, k] * weights[block, place, k, o]
+                    term = (
+                        seen[place * self.of_pixels + (few * rows + row) * self.inputs + k]
+                        * weights[block, place, k, o]
+                    )
                     total[row, o] = total[row, o] + term
         for row, vector in cells:
             with T.vectorized(0, lanes) as lane:
                 o = vector * lanes + lane
-                products[place, few * rows + row, o] = total[row, o]
+                products[place * self.of_products + (few * rows + row) * self.plan.channels + o] = total[row, o]
 
     def _transform_products(
         self,
@@ -312,7 +319,8 @@ class _Conv:
         first = block * self.plan.channels + vector * lanes
         for i, j in product(range(m), range(side)):
             with T.vectorized(0, lanes) as lane:
-                column = [products[k * side + j, tile, vector * lanes + lane] for k in range(side)]
+                o = tile * self.plan.channels + vector * lanes + lane
+                column = [products[(k * side + j) * self.of_products + o] for k in range(side)]
                 half[i, j, lane] = _combined(matrix[i], column)
         for i, j in product(range(m), repeat=2):
             with T.vectorized(0, lanes) as lane:
