@@ -101,8 +101,8 @@ class Gpu:
                 bias = rest.pop(0) if ending.bias else x
                 after = rest.pop(0) if ending.residual else x
                 blocks, tile = conv_cuda.blocks(layer, choice), choice.tile
-                size = {"blocks": blocks, "threads": tile.threads, "shared": tile.shared}
-                first = product.launch(x, weight, bias, after, outs[0], *numbers, **size)
+                given = (x, weight, bias, after, outs[0], *numbers)
+                first = product.launch(*given, blocks=blocks, threads=tile.threads, shared=tile.shared)
                 if choice.splits == 1:
                     return first
                 blocks, threads = conv_cuda.sum_blocks(layer)
