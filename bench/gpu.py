@@ -23,7 +23,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import distribution
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -271,7 +270,9 @@ def load(folder: Path, described: Mapping[str, Any]) -> Subject:
     from export import with_objects
 
     import detc
-    from detc.runtime.agreement import TvmCandidate, image_like
+    from detc.runtime.agreement import image_like
+    from detc.runtime.engines import TvmEngine
+    from detc.runtime.low_precision import kernels_candidate
 
     job = Job(**{**described["job"], "size": tuple(described["job"]["size"])})
     torch.manual_seed(0)
@@ -282,24 +283,29 @@ def load(folder: Path, described: Mapping[str, Any]) -> Subject:
     with np.load(folder / f"{job.label}.npz") as raw:
         parameters = {name: raw[name] for name in described["raw"]}
     parameters |= {name: laid_out(weights[key], *way) for name, (key, *way) in described["recipes"].items()}
-    kernels = SimpleNamespace(
-        library=(folder / f"{job.label}.so").read_bytes(),
-        parameters=parameters,
-        target=described["target"],
-        precision=job.precision,
-        **{name: described[name] for name in ("functions", "prepared", "outputs")},
-    )
-    candidate = TvmCandidate(kernels, graph)
-    return Subject(job, detector, detector.graph.view("predict"), state, module, candidate, candidate._engine)
+    library = (folder / f"{job.label}.so").read_bytes()
+    given = (described[name] for name in ("functions", "prepared", "outputs"))
+    engine = TvmEngine(library, parameters, *given, described["target"])
+    candidate = kernels_candidate(engine, parameters, graph, no_compiler, job.precision)
+    return Subject(job, detector, detector.graph.view("predict"), state, module, candidate, engine)
+
+
+def no_compiler(graph: Any) -> Any:
+    """What a candidate is given to compile parts of a graph: TVM's compiler does not travel."""
+    raise RuntimeError(f"{graph.name} cannot be taken apart here: there is no compiler")
 
 
 def agreement(subject: Subject) -> dict[str, Any]:
     """The artifact against torch.fx in float32 on the processor: every network, every choice, the detections."""
-    from detc.runtime.agreement import Judge, compare
+    from detc.runtime.agreement import compare
+    from detc.runtime.judge import Judge
+    from detc.runtime.low_precision import compare_rounded
 
     judge = Judge(subject.graph, subject.state)
-    shape = (subject.job.batch, 3, *subject.job.size)
-    return asdict(compare(judge, subject.parts, shape, images=1))
+    shape, precision = (subject.job.batch, 3, *subject.job.size), subject.job.precision
+    if precision == "float32":
+        return asdict(compare(judge, subject.parts, shape, images=1))
+    return asdict(compare_rounded(judge, subject.parts, shape, precision, images=1))
 
 
 def latency(subject: Subject, device: str, *, compiled: bool, seconds: float) -> dict[str, Any]:

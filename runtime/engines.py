@@ -136,7 +136,7 @@ class TvmEngine:
         host = (_CPU, 0, _POOLED)
         self._machine["vm_initialization"](*((_CUDA, 0, _POOLED, *host) if target == "cuda" else host))
         self._ffi = ffi
-        self._target = target
+        self.target = target
         self._outputs = tuple(outputs)
         self._entry = entry
         if not isinstance(parameters, Tensors):
@@ -166,7 +166,7 @@ class TvmEngine:
         if key not in self._kept:
             # Of pixels of ever other sizes only the last are kept.
             self._kept = {other: tensor for other, tensor in self._kept.items() if other[0] != place}
-            self._kept[key] = _allocated(self._ffi, array, self._target)
+            self._kept[key] = _allocated(self._ffi, array, self.target)
         _fill(self._ffi, self._kept[key], array)
         return self._kept[key]
 

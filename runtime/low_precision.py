@@ -88,9 +88,18 @@ class KernelsCandidate:
         inside = []
         for value, array in zip(self._parts[index].given, given, strict=True):
             lying = array.transpose(0, 2, 3, 1) if array.ndim == 4 and value.node in self._graph else array
-            inside.append(rounded(lying, self._precision) if value in self._low else lying)
+            inside.append(self._stored(lying) if value in self._low else lying)
         found = (_real(array) for array in self._engine.call(f"part_{index}", *inside))
         return [array.transpose(0, 3, 1, 2) if array.ndim == 4 else array for array in found]
+
+    def _stored(self, array: np.ndarray) -> np.ndarray:
+        """An array as kernels take it: on a GPU bfloat16 is a type of its own, on a processor its bits are."""
+        stored = rounded(array, self._precision)
+        if stored.dtype != np.uint16 or self._engine.target != "cuda":
+            return stored
+        import ml_dtypes
+
+        return stored.view(ml_dtypes.bfloat16)
 
 
 def kernels_candidate(
@@ -106,7 +115,7 @@ def _real(stored: np.ndarray) -> np.ndarray:
     """Rounded values as float32: float16, or bfloat16 in the upper half of the bits; others as they are."""
     if stored.dtype == np.uint16:
         return (stored.astype(np.uint32) << 16).view(np.float32)
-    return stored.astype(np.float32) if stored.dtype == np.float16 else stored
+    return stored.astype(np.float32) if stored.dtype.name in ("float16", "bfloat16") else stored
 
 
 def compare_rounded(

@@ -31,7 +31,8 @@ from detc.compiler.passes import apply
 from detc.compiler.passes.fold_batch_norm import FoldBatchNorm
 from detc.compiler.passes.fold_standardization import FoldStandardization
 from detc.dsl.diagnostics import DiagnosticError
-from detc.runtime.agreement import TvmCandidate
+from detc.runtime.judge import engine
+from detc.runtime.low_precision import KernelsCandidate
 
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is not installed")
 
@@ -52,7 +53,8 @@ def candidate(graph: Graph, weights: dict[str, np.ndarray], small: Small, precis
     target = tvm.target.Target("llvm")
     # Nothing is as wide as these registers: TVM cannot store vectors of bfloat16 on a processor.
     executable = tvm.compile(build.lowered(emitted.module, target, Registers(1 << 20, 16)), target=target)
-    return TvmCandidate(build._kernels(emitted, build._linked(executable), "llvm", precision, "", ()), graph)
+    kernels = build._kernels(emitted, build._linked(executable), "llvm", precision, "", ())
+    return KernelsCandidate(engine(kernels), graph, precision)
 
 
 def launcher(host: HostKernels, name: str, dynamic: bool) -> Callable[..., None]:

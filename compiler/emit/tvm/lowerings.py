@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from itertools import product
 from typing import Any
 
 import numpy as np
 from tvm import relax, te, tirx
 
 from detc.compiler.emit.static import NEARLY, anchors, number, numbers, pair, unsupported
-from detc.compiler.emit.tvm.module import Builder, Epilogue, Kernel, nearest, rows
+from detc.compiler.emit.tvm.module import Builder, Epilogue, Kernel, as_stored, nearest, real, rows
 from detc.compiler.emit.tvm.regions import MOST_LEVELS
 from detc.compiler.graph import Node, Value, flatten
 from detc.compiler.passes.fold_batch_norm import affine
@@ -220,18 +221,26 @@ def _batch_norm(b: Builder, node: Node) -> relax.Var:
 
 @lowering("max_pool")
 def _max_pool(b: Builder, node: Node) -> relax.Var:
-    """In the precision of what is stored, but where that is bits."""
-    a = node.attrs
-    x = _moved(b, node) if b.backend.bfloat16 == "bfloat16" else _inputs(b, node)[0]
-    return b.emit(
-        relax.op.nn.max_pool2d(
-            x,
-            pool_size=pair(a["kernel"]),
-            strides=pair(a["stride"]),
-            padding=pair(a["padding"]) * 2,
-            layout="NHWC",
-        )
-    )
+    """The greatest of a window that is moved back to the feature where it reaches beyond: what it sees twice changes
+    nothing."""
+    (kernel, _), (stride, _), (padding, _) = (pair(node.attrs[name]) for name in ("kernel", "stride", "padding"))
+    n, channels, height, width = _shape(b, node)
+    rows, columns = b.shape(node.operands[0])[2:]
+    dtype = b.stored(Value(node.name))
+
+    def pool(x: te.Tensor) -> te.Tensor:
+        def cell(i: Any, y: Any, v: Any, c: Any) -> Any:
+            greatest = None
+            for down, across in product(range(kernel), repeat=2):
+                row, column = y * stride + down - padding, v * stride + across - padding
+                row, column = te.max(te.min(row, rows - 1), 0), te.max(te.min(column, columns - 1), 0)
+                value = real(x, i, row, column, c)
+                greatest = value if greatest is None else te.max(greatest, value)
+            return as_stored(greatest, dtype)
+
+        return te.compute((n, height, width, channels), cell, name="max_pool")
+
+    return b.compute(pool, b.variables[node.operands[0]])
 
 
 @lowering("global_avg_pool")
