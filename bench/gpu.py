@@ -272,7 +272,7 @@ def load(folder: Path, described: Mapping[str, Any]) -> Subject:
     import detc
     from detc.runtime.agreement import image_like
     from detc.runtime.engines import TvmEngine
-    from detc.runtime.low_precision import kernels_candidate
+    from detc.runtime.judge import TvmCandidate
 
     job = Job(**{**described["job"], "size": tuple(described["job"]["size"])})
     torch.manual_seed(0)
@@ -286,7 +286,7 @@ def load(folder: Path, described: Mapping[str, Any]) -> Subject:
     library = (folder / f"{job.label}.so").read_bytes()
     given = (described[name] for name in ("functions", "prepared", "outputs"))
     engine = TvmEngine(library, parameters, *given, described["target"])
-    candidate = kernels_candidate(engine, parameters, graph, no_compiler, job.precision)
+    candidate = TvmCandidate(engine, parameters, graph, no_compiler, job.precision)
     return Subject(job, detector, detector.graph.view("predict"), state, module, candidate, engine)
 
 

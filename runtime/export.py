@@ -35,8 +35,8 @@ from detc.runtime.data.records import interpret
 from detc.runtime.data.transforms import Normalize
 from detc.runtime.engines import WEIGHTS, Engine, OnnxEngine, TvmEngine, on_device
 from detc.runtime.files import make_folder, write_whole
-from detc.runtime.judge import Candidate, Judge, OnnxCandidate
-from detc.runtime.low_precision import OpenVinoCandidate, compare_rounded, kernels_candidate
+from detc.runtime.judge import Candidate, Judge, OnnxCandidate, TvmCandidate
+from detc.runtime.low_precision import OpenVinoCandidate, compare_rounded
 
 if TYPE_CHECKING:
     import torch
@@ -211,7 +211,7 @@ class _Work:
         else:
             tensors = on_device(kernels.parameters, kernels.target)
             described = (tensors, kernels.functions, kernels.prepared, kernels.outputs, kernels.target)
-            candidate = kernels_candidate(
+            candidate = TvmCandidate(
                 TvmEngine(kernels.library, *described), kernels.parameters, graph, build, self.precision
             )
             engine = TvmEngine(kernels.library, *described, entry="main" if self.letterbox is None else "detect")

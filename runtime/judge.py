@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from detc.compiler.emit.precision import Precision, low_values, rounded
 from detc.compiler.emit.static import Part, cut_out, label, parts
 from detc.compiler.graph import Graph, Value, flatten
 from detc.runtime.engines import OnnxEngine, TvmEngine
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
 Arrays = Mapping[str, np.ndarray]
 
 
-class Candidate(Protocol):
-    """An exported detector under test."""
+class Compared(Protocol):
+    """An exported detector under test, as a whole and part by part."""
 
     def __call__(self, inputs: Arrays) -> Arrays:
         """The outputs for a whole batch."""
@@ -37,6 +38,10 @@ class Candidate(Protocol):
     def part(self, index: int, given: Sequence[np.ndarray]) -> list[np.ndarray]:
         """What one part alone gives for these inputs."""
         ...
+
+
+class Candidate(Compared, Protocol):
+    """One that can be looked into where it disagrees."""
 
     def inside(self, index: int, given: Sequence[np.ndarray], values: Sequence[Value]) -> Mapping[Value, np.ndarray]:
         """Those of these values of one part that it has, for these inputs."""
@@ -218,30 +223,46 @@ def _tensor(graph: Graph, value: Value) -> str:
 
 
 class TvmCandidate:
-    """Kernels of an exported graph, on the machine they are made for, with their `parameters`. `compiled` makes kernels
-    of another graph, which gets those of the parameters that it takes too."""
+    """Kernels of an exported graph, on the machine they are made for, with their `parameters`, which store results of
+    layers in a precision. `compiled` makes kernels of another graph, which gets those of the parameters that it takes
+    too."""
 
     def __init__(
-        self, engine: TvmEngine, parameters: Arrays, graph: Graph, compiled: Callable[[Graph], Kernels]
+        self,
+        engine: TvmEngine,
+        parameters: Arrays,
+        graph: Graph,
+        compiled: Callable[[Graph], Kernels],
+        precision: Precision = "float32",
     ) -> None:
         self._graph = graph
         self._parts = parts(graph)
         self._engine = engine
         self._parameters = parameters
         self._compiled = compiled
+        self._precision = precision
+        self._low = low_values(graph) if precision != "float32" else frozenset()
 
     def __call__(self, inputs: Arrays) -> Arrays:
         return self._engine(**inputs)
 
     def part(self, index: int, given: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Between parts, features lie in memory as (N, H, W, C)."""
-        part = self._parts[index]
-        inside = [
-            array.transpose(0, 2, 3, 1) if array.ndim == 4 and value.node in self._graph else array
-            for value, array in zip(part.given, given, strict=True)
-        ]
-        found = self._engine.call(f"part_{index}", *inside)
+        """Between parts, features lie in memory as (N, H, W, C), those of layers rounded."""
+        inside = []
+        for value, array in zip(self._parts[index].given, given, strict=True):
+            lying = array.transpose(0, 2, 3, 1) if array.ndim == 4 and value.node in self._graph else array
+            inside.append(self._stored(lying) if value in self._low else lying)
+        found = (_real(array) for array in self._engine.call(f"part_{index}", *inside))
         return [array.transpose(0, 3, 1, 2) if array.ndim == 4 else array for array in found]
+
+    def _stored(self, array: np.ndarray) -> np.ndarray:
+        """An array as kernels take it: on a GPU bfloat16 is a type of its own, on a processor its bits are."""
+        stored = rounded(array, self._precision)
+        if stored.dtype != np.uint16 or self._engine.target != "cuda":
+            return stored
+        import ml_dtypes
+
+        return stored.view(ml_dtypes.bfloat16)
 
     def inside(self, index: int, given: Sequence[np.ndarray], values: Sequence[Value]) -> Mapping[Value, np.ndarray]:
         part = self._parts[index].graph
@@ -252,6 +273,13 @@ class TvmCandidate:
         again = engine(replace(kernels, parameters=parameters))
         found = again(**{name: inputs[name] for name in shown.inputs})
         return {value: found[label(value)] for value in values}
+
+
+def _real(stored: np.ndarray) -> np.ndarray:
+    """Rounded values as float32: float16, bfloat16, or its bits as uint16; others as they are."""
+    if stored.dtype == np.uint16:
+        return (stored.astype(np.uint32) << 16).view(np.float32)
+    return stored.astype(np.float32) if stored.dtype.name in ("float16", "bfloat16") else stored
 
 
 def engine(kernels: Kernels) -> TvmEngine:

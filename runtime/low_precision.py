@@ -8,21 +8,14 @@ trained, whether most are: so as many must be found as the judge finds again its
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from detc.compiler.emit.precision import Precision, low_values, rounded
-from detc.compiler.emit.static import parts
-from detc.compiler.graph import Graph
 from detc.runtime.agreement import Verification, head_error, inputs_like
-from detc.runtime.engines import OpenVinoEngine, TvmEngine
-from detc.runtime.judge import Arrays, Judge, TvmCandidate
-
-if TYPE_CHECKING:
-    from detc.compiler.emit.tvm.build import Kernels
+from detc.runtime.engines import OpenVinoEngine
+from detc.runtime.judge import Arrays, Compared, Judge
 
 
 @dataclass(frozen=True)
@@ -47,18 +40,6 @@ TOLERANCES = {
 SHARE = 0.9
 
 
-class Candidate(Protocol):
-    """An exported detector under test."""
-
-    def __call__(self, inputs: Arrays) -> Arrays:
-        """The outputs for a whole batch."""
-        ...
-
-    def part(self, index: int, given: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """What one part alone gives for these inputs."""
-        ...
-
-
 class OpenVinoCandidate:
     """A model under OpenVINO in a precision, and one for each part of it; `outputs` names what the whole gives."""
 
@@ -73,53 +54,8 @@ class OpenVinoCandidate:
         return self._parts[index].results(list(given))
 
 
-class KernelsCandidate:
-    """Kernels of TVM's, loaded, that store results of layers of a graph in a precision."""
-
-    def __init__(self, engine: TvmEngine, graph: Graph, precision: Precision) -> None:
-        self._engine, self._graph, self._precision = engine, graph, precision
-        self._parts, self._low = parts(graph), low_values(graph)
-
-    def __call__(self, inputs: Arrays) -> Arrays:
-        return self._engine(**inputs)
-
-    def part(self, index: int, given: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Between parts features lie in memory as (N, H, W, C), rounded."""
-        inside = []
-        for value, array in zip(self._parts[index].given, given, strict=True):
-            lying = array.transpose(0, 2, 3, 1) if array.ndim == 4 and value.node in self._graph else array
-            inside.append(self._stored(lying) if value in self._low else lying)
-        found = (_real(array) for array in self._engine.call(f"part_{index}", *inside))
-        return [array.transpose(0, 3, 1, 2) if array.ndim == 4 else array for array in found]
-
-    def _stored(self, array: np.ndarray) -> np.ndarray:
-        """An array as kernels take it: on a GPU bfloat16 is a type of its own, on a processor its bits are."""
-        stored = rounded(array, self._precision)
-        if stored.dtype != np.uint16 or self._engine.target != "cuda":
-            return stored
-        import ml_dtypes
-
-        return stored.view(ml_dtypes.bfloat16)
-
-
-def kernels_candidate(
-    engine: TvmEngine, parameters: Arrays, graph: Graph, build: Callable[[Graph], Kernels], precision: Precision
-) -> TvmCandidate | KernelsCandidate:
-    """Kernels of a graph under test, in any precision; the arguments are those of `TvmCandidate`."""
-    if precision == "float32":
-        return TvmCandidate(engine, parameters, graph, build)
-    return KernelsCandidate(engine, graph, precision)
-
-
-def _real(stored: np.ndarray) -> np.ndarray:
-    """Rounded values as float32: float16, or bfloat16 in the upper half of the bits; others as they are."""
-    if stored.dtype == np.uint16:
-        return (stored.astype(np.uint32) << 16).view(np.float32)
-    return stored.astype(np.float32) if stored.dtype.name in ("float16", "bfloat16") else stored
-
-
 def compare_rounded(
-    judge: Judge, candidate: Candidate, shape: tuple[int, int, int, int], precision: str, images: int = 2
+    judge: Judge, candidate: Compared, shape: tuple[int, int, int, int], precision: str, images: int = 2
 ) -> Verification:
     """The candidate against the judge, on `images` batches of images of `shape` (N, 3, H, W)."""
     tolerance = TOLERANCES[precision]

@@ -32,7 +32,8 @@ class Rival:
 
     `artifact` is the `.detc` file that it runs; torch and compile run `spec` (file, detector) with `weights`, fresh
     ones where there are none. `network` is an ONNX model or, for TVM, nothing more than the artifact: what the engine
-    needs to run a detector's first network alone, to its dense heads.
+    needs to run a detector's first network alone, to its dense heads. `precision` is that of torch and compile, by
+    autocast; an artifact has its own.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Rival:
     weights: Path | None = None
     network: Path | None = None
     device: str = "cpu"
+    precision: str = "float32"
 
 
 @dataclass(frozen=True)
@@ -192,16 +194,25 @@ def _torch(rival: Rival, threads: int | None) -> Stages:
     preprocess = preprocess_of(data_of(detector), 1, fixed=(first.width, first.height))
     noise = np.random.default_rng(0).standard_normal((first.batch, 3, first.height, first.width), np.float32)
 
+    def rounded() -> torch.autocast:
+        dtype = getattr(torch, rival.precision)
+        return torch.autocast(rival.device, dtype, enabled=dtype != torch.float32)
+
     def network() -> None:
-        with torch.inference_mode():
+        with torch.inference_mode(), rounded():
             found = forward(torch.from_numpy(noise).to(rival.device))
         # Waits for a GPU.
         next(value for values in found.values() for value in ([values] if hasattr(values, "cpu") else values)).cpu()
 
-    whole = FxEngine(views["predict"], rival.device)
+    engine = FxEngine(views["predict"], rival.device)
+
+    def whole(given: Any) -> dict[str, np.ndarray]:
+        with rounded():
+            return engine(image=given[0])
+
     return (
         preprocess,
-        lambda given: whole(image=given[0]),
+        whole,
         lambda outputs, given: Preprocess.detections(outputs, given[1]),
         network,
     )

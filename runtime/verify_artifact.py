@@ -18,8 +18,8 @@ from detc.runtime.blame import disagreement, first_wrong
 from detc.runtime.detector import Detector, load
 from detc.runtime.engines import WEIGHTS, TvmEngine
 from detc.runtime.export import fingerprint
-from detc.runtime.judge import Judge, OnnxCandidate
-from detc.runtime.low_precision import compare_rounded, kernels_candidate
+from detc.runtime.judge import Judge, OnnxCandidate, TvmCandidate
+from detc.runtime.low_precision import compare_rounded
 from detc.runtime.predict import loaded_module
 
 if TYPE_CHECKING:
@@ -115,4 +115,4 @@ def _candidate(
     build: Callable[..., Kernels] = build_llvm if manifest["target"] == "llvm" else build_cuda
     size = {"batch": entry.batch, "height": entry.height, "width": entry.width}
     compiled = partial(build, weights=weights, **size, arch=manifest["arch"], precision=precision)
-    return kernels_candidate(engine, parameters, graph, compiled, precision)
+    return TvmCandidate(engine, parameters, graph, compiled, precision)

@@ -23,6 +23,7 @@ from tvm.relax.backend.cuda import pipeline
 from detc.compiler.emit.precision import Precision
 from detc.compiler.emit.static import Static, parts
 from detc.compiler.emit.tvm import build, cuda
+from detc.compiler.emit.tvm.build import Kernels
 from detc.compiler.emit.tvm.cpu import Registers
 from detc.compiler.emit.tvm.gpu import Gpu
 from detc.compiler.emit.tvm.module import Builder, Epilogue, program
@@ -31,8 +32,7 @@ from detc.compiler.passes import apply
 from detc.compiler.passes.fold_batch_norm import FoldBatchNorm
 from detc.compiler.passes.fold_standardization import FoldStandardization
 from detc.dsl.diagnostics import DiagnosticError
-from detc.runtime.judge import engine
-from detc.runtime.low_precision import KernelsCandidate
+from detc.runtime.judge import TvmCandidate, engine
 
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is not installed")
 
@@ -54,7 +54,11 @@ def candidate(graph: Graph, weights: dict[str, np.ndarray], small: Small, precis
     # Nothing is as wide as these registers: TVM cannot store vectors of bfloat16 on a processor.
     executable = tvm.compile(build.lowered(emitted.module, target, Registers(1 << 20, 16)), target=target)
     kernels = build._kernels(emitted, build._linked(executable), "llvm", precision, "", ())
-    return KernelsCandidate(engine(kernels), graph, precision)
+    return TvmCandidate(engine(kernels), kernels.parameters, graph, whole, precision)
+
+
+def whole(graph: Graph) -> Kernels:
+    raise AssertionError("parts are asked for, and nothing inside them")
 
 
 def launcher(host: HostKernels, name: str, dynamic: bool) -> Callable[..., None]:

@@ -51,6 +51,7 @@ def test_engines_of_a_spec_and_an_artifact_take_turns(spec, tmp_path):
     assert made.returncode == 0
     kept = tmp_path / "figures.json"
     options = ("--vs", "torch,onnxruntime", "--size", "64x64", "--turns", "3", "--threads", "1", "--output", str(kept))
+    options += ("--precision", "bf16")
     done = detc_bench(str(artifact), f"{spec}:mine", *options)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()

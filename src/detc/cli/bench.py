@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from detc.cli.common import choice, height_and_width, split_spec
+from detc.cli.common import PRECISIONS, choice, height_and_width, split_spec
 from detc.cli.completion import detectors
 from detc.cli.progress import progress
 
@@ -31,6 +31,7 @@ def bench(
     ] = "tvm,onnxruntime,torch",
     weights: Annotated[Path | None, typer.Option(help="Weights of a spec; fresh ones if not given.")] = None,
     size: Annotated[str, typer.Option(metavar="HxW", help="Size that a spec is measured at.")] = "640x640",
+    precision: Annotated[str, typer.Option(help="fp32, fp16 or bf16: what a spec's network computes in.")] = "fp32",
     batch: Annotated[int, typer.Option(min=1, help="Images of a turn.")] = 1,
     turns: Annotated[int, typer.Option(min=1, help="How often each engine is measured.")] = 30,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of each engine; as many as it likes.")] = None,
@@ -45,6 +46,7 @@ def bench(
     Examples: detc bench mine-llvm.detc mine-onnx.detc     detc bench mine.det --vs tvm,openvino --threads 1
     """
     choice("--format", output_format, ("text", "json"))
+    choice("--precision", precision, tuple(PRECISIONS))
     sides = height_and_width(size)
     engines = tuple(dict.fromkeys(vs.split(",")))
     _check_engines(engines)
@@ -58,7 +60,7 @@ def bench(
             else:
                 place = Path(folder) / str(number)
                 place.mkdir()
-                rivals += _of_spec(subject, engines, weights, sides, batch, place)
+                rivals += _of_spec(subject, engines, weights, sides, batch, PRECISIONS[precision], place)
         given = _images(images, batch, sides)
         with progress(len(rivals) * turns, "measuring") as step:
             timings = compare(rivals, given, turns, threads, step)
@@ -96,7 +98,13 @@ def _of_artifact(path: Path) -> Rival:
 
 
 def _of_spec(
-    subject: str, engines: Sequence[str], weights: Path | None, sides: tuple[int, int], batch: int, folder: Path
+    subject: str,
+    engines: Sequence[str],
+    weights: Path | None,
+    sides: tuple[int, int],
+    batch: int,
+    precision: str,
+    folder: Path,
 ) -> list[Rival]:
     """The engines of a spec, with the artifacts that they need in a folder."""
     import math
@@ -107,6 +115,8 @@ def _of_spec(
     import detc
     from detc.compiler.emit.onnx import emit
     from detc.compiler.emit.static import parts
+    from detc.compiler.passes import apply
+    from detc.compiler.passes.inference import passes
     from detc.runtime.export import export
     from detc.runtime.predict import loaded_module
     from detc.runtime.rivals import Rival
@@ -125,12 +135,13 @@ def _of_spec(
         targets |= {"onnx"} if set(engines) - {"tvm"} else set()
         for target in sorted(targets):
             artifacts[target] = folder / f"{target}.detc"
-            shape = {"sizes": [(height, width)], "batches": [batch]}
+            shape = {"sizes": [(height, width)], "batches": [batch], "precision": precision}
             export(detector, module, artifacts[target], target=target, step=status.update, **shape)  # type: ignore[arg-type]
         if "onnx" in targets:
             status.update("writing the network alone")
             graph = detector.graph.view("predict")
             state = {key: value.detach().numpy() for key, value in module.state_dict().items() if key in graph.weights}
+            graph, state = apply(passes(batch, height, width), graph, state)
             model = emit(parts(graph)[0].graph, state, batch=batch, height=height, width=width)
             network.write_bytes(model.SerializeToString())
     found = []
@@ -138,7 +149,7 @@ def _of_spec(
         artifact = artifacts["llvm" if engine == "tvm" else "onnx"]
         alone = network if engine in ("onnxruntime", "openvino") else None
         label = f"{detector.name} {engine}"
-        found.append(Rival(label, engine, artifact, (path, detector.name), weights, alone))
+        found.append(Rival(label, engine, artifact, (path, detector.name), weights, alone, precision=precision))
     return found
 
 

@@ -29,6 +29,8 @@ REMAT = "Compute part of what the backward pass needs again, rather than keeping
 REMAT_BUDGET = "What that may cost, as a part of the forward pass's FLOPs."
 
 
+# What --precision says, as the rest of detc calls it.
+PRECISIONS = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 TTA = "Look at each image in several views and merge them; else as the spec's data says."
 
 

@@ -11,15 +11,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from detc.cli.common import choice, height_and_width, split_spec
+from detc.cli.common import PRECISIONS, choice, height_and_width, split_spec
 from detc.cli.completion import detectors
 
 if TYPE_CHECKING:
     from detc.runtime.detector import Detector
     from detc.runtime.export import Variant
-
-# What --precision says, as the rest of detc calls it.
-PRECISIONS = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
 
 def export(
