@@ -36,7 +36,7 @@ from detc.runtime.data.transforms import Normalize
 from detc.runtime.engines import WEIGHTS, Engine, OnnxEngine, TvmEngine, on_device
 from detc.runtime.files import make_folder, write_whole
 from detc.runtime.judge import Candidate, Judge, OnnxCandidate, TvmCandidate
-from detc.runtime.low_precision import OpenVinoCandidate, compare_rounded
+from detc.runtime.low_precision import OpenVinoCandidate, compare_found, compare_rounded
 
 if TYPE_CHECKING:
     import torch
@@ -187,7 +187,7 @@ class _Work:
             outputs = list(Static(graph, **size).outputs)
             judge, shape = Judge(self.original, self.state, graph), _shape(size)
             rounded = OpenVinoCandidate(plain, alone, outputs, self.precision)
-            verification = compare_rounded(judge, rounded, shape, self.precision)
+            verification = compare_found(judge, rounded, shape, self.precision)
             self._require(verification)
         variant = self._described(graph, size, verification)
         return _Compiled(variant, large_weights(model), model, {"arch": None})

@@ -120,6 +120,23 @@ class Judge:
         self._last = values
         return values
 
+    def along(
+        self, candidate: Compared, inputs: Arrays
+    ) -> tuple[dict[Value, np.ndarray], list[tuple[Value, np.ndarray, np.ndarray]]]:
+        """The results of every part, those of networks a candidate's own; and of each of these what it is to be, and
+        what it is, given what the candidate's earlier networks gave."""
+        values = {Value(name): value for name, value in inputs.items()}
+        compared = []
+        for index, part in enumerate(self.parts):
+            found = self._run(index, values)
+            if not part.chooses:
+                actual = candidate.part(index, [values[value] for value in part.given])
+                compared += [(v, found[v], result) for v, result in zip(part.results, actual, strict=True)]
+                found |= zip(part.results, actual, strict=True)
+            values |= found
+        self._last = values
+        return values, compared
+
     def outputs(self, values: Mapping[Value, np.ndarray]) -> Arrays:
         """The detector's outputs among all values."""
         shown = self.exported.views["predict"]

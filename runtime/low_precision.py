@@ -1,9 +1,12 @@
 """Does an exported detector that computes in float16 or bfloat16 find what the torch.fx module finds?
 
-Its networks are compared part by part as those in single precision are (`agreement`), with an error allowed that a sum
-of rounded products has. Its detections are compared as objects: of the same class, in nearly the same place, with
-nearly the same score. Rounding decides which of two objects that are alike is found, and, under weights that are not
-trained, whether most are: so as many must be found as the judge finds again itself in images with as much noise.
+Its networks are compared part by part, with an error allowed that a sum of rounded products has. What is chosen among
+their results is not rounded: from the results of the detector's own networks the judge chooses the same.
+
+OpenVINO rounds a network otherwise where more is compiled with it. Its detections are compared with the judge's own, as
+objects: of the same class, in nearly the same place, with nearly the same score. Rounding decides which of two objects
+that are alike is found, and, under weights that are not trained, whether most are: so as many must be found as the
+judge finds again itself in images with as much noise.
 """
 
 from __future__ import annotations
@@ -13,7 +16,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from detc.runtime.agreement import Verification, head_error, inputs_like
+from detc.compiler.graph import Value
+from detc.runtime.agreement import MATCHED_SHARE, Verification, head_error, inputs_like, matches
 from detc.runtime.engines import OpenVinoEngine
 from detc.runtime.judge import Arrays, Compared, Judge
 
@@ -57,20 +61,32 @@ class OpenVinoCandidate:
 def compare_rounded(
     judge: Judge, candidate: Compared, shape: tuple[int, int, int, int], precision: str, images: int = 2
 ) -> Verification:
-    """The candidate against the judge, on `images` batches of images of `shape` (N, 3, H, W)."""
-    tolerance = TOLERANCES[precision]
-    error, worst = 0.0, ""
+    """The candidate against the judge, on `images` batches of images of `shape` (N, 3, H, W).
+
+    The judge goes on with what the candidate's networks give: what is chosen among the same values must be the same.
+    """
+    worst = _Worst()
+    found = np.zeros(2, int)
+    for seed in range(images):
+        inputs = inputs_like(judge.graph, seed, shape)
+        values, compared = judge.along(candidate, inputs)
+        worst.add(compared)
+        found += matches(judge.outputs(values), candidate(inputs))
+    matched, count = (int(each) for each in found)
+    fine = worst.error <= TOLERANCES[precision].head and matched >= MATCHED_SHARE * count
+    return worst.verification(fine, images * shape[0], count, matched, stable=count)
+
+
+def compare_found(
+    judge: Judge, candidate: Compared, shape: tuple[int, int, int, int], precision: str, images: int = 2
+) -> Verification:
+    """The same for an engine that computes a part otherwise alone than within the whole: its detections are compared
+    as objects with those of the judge itself."""
+    tolerance, worst = TOLERANCES[precision], _Worst()
     matched = stable = count = 0
     for seed in range(images):
         inputs = inputs_like(judge.graph, seed, shape)
-        values = judge.values(inputs)
-        for index, part in enumerate(judge.parts):
-            if not part.chooses:
-                actual = candidate.part(index, [values[value] for value in part.given])
-                for value, result in zip(part.results, actual, strict=True):
-                    off = head_error(values[value], result)
-                    if not off <= error:
-                        error, worst = off, str(value).removeprefix("%")
+        worst.add(judge.along(candidate, inputs)[1])
         noise = np.random.default_rng(seed).normal(0, tolerance.noise, shape).astype(np.float32)
         expected = judge(inputs)
         again, found = judge({**inputs, "image": inputs["image"] + noise}), candidate(inputs)
@@ -79,16 +95,32 @@ def compare_rounded(
             stable += alike(mine, other, tolerance)
             matched += alike(mine, rounded, tolerance)
             count += int((mine["scores"] > 0).sum())
-    fine = error <= tolerance.head and matched >= SHARE * stable - stable**0.5
-    return Verification(
-        "passed" if fine else "failed",
-        images=images * shape[0],
-        head_error=error,
-        worst_head=worst,
-        detections=count,
-        matched=matched,
-        stable=stable,
-    )
+    fine = worst.error <= tolerance.head and matched >= SHARE * stable - stable**0.5
+    return worst.verification(fine, images * shape[0], count, matched, stable)
+
+
+class _Worst:
+    """The largest error of what networks gave."""
+
+    def __init__(self) -> None:
+        self.error, self.where = 0.0, ""
+
+    def add(self, compared: Sequence[tuple[Value, np.ndarray, np.ndarray]]) -> None:
+        for value, expected, actual in compared:
+            off = head_error(expected, actual)
+            if not off <= self.error:
+                self.error, self.where = off, str(value).removeprefix("%")
+
+    def verification(self, fine: bool, images: int, count: int, matched: int, stable: int) -> Verification:
+        return Verification(
+            "passed" if fine else "failed",
+            images=images,
+            head_error=self.error,
+            worst_head=self.where,
+            detections=count,
+            matched=matched,
+            stable=stable,
+        )
 
 
 def alike(expected: Arrays, actual: Arrays, tolerance: Tolerance) -> int:

@@ -55,8 +55,6 @@ def sides(count: int) -> list[tuple[int, int]]:
 @pytest.mark.parametrize("order", ["rgb", "bgr"])
 def test_the_image_is_that_of_python(engine: str, most: float, order: str) -> None:
     """To the last bit; OpenVINO, which has no double precision, may be off by one grey level here and there."""
-    if engine == "openvino":
-        pytest.importorskip("openvino")
     settings = Letterbox(SETTINGS.mean, SETTINGS.std, order)
     fit, preprocess = made(engine, settings), Preprocess.fitting(settings, HEIGHT, WIDTH)
     rng = np.random.default_rng(1)

@@ -231,7 +231,6 @@ def test_weights_are_in_it_once(path: Path, tiny: detc.Detector) -> None:
 
 
 def test_engines_agree_and_say_what_they_are(onnx: Path) -> None:
-    pytest.importorskip("openvino")
     images = [picture(96, 64), picture(200, 90, 1)]
     ours, other = (Artifact.load(onnx, engine) for engine in ("onnxruntime", "openvino"))
     assert ours.described.startswith("ONNX Runtime ") and other.described.startswith("OpenVINO ")
@@ -241,7 +240,6 @@ def test_engines_agree_and_say_what_they_are(onnx: Path) -> None:
 
 
 def test_the_fastest_engine_is_measured_once(onnx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("openvino")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.delenv("DETC_NO_CACHE", raising=False)
     slow: list[str] = []
@@ -299,7 +297,6 @@ def test_an_engine_that_is_not_installed(onnx: Path, monkeypatch: pytest.MonkeyP
 def test_a_network_of_fewer_digits_finds_the_same_objects(
     tiny: detc.Detector, module: torch.fx.GraphModule, onnx: Path, tmp_path: Path, precision: str
 ) -> None:
-    pytest.importorskip("openvino")
     path = tmp_path / "low.detc"
     (variant,) = export(tiny, module, path, target="onnx", sizes=[LYING], precision=precision)
     report = variant.verification
@@ -340,7 +337,7 @@ def test_what_is_off_by_more_than_rounding_is_noticed(tiny: detc.Detector, modul
             self.error, self.shift = error, shift
 
         def __call__(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-            found = judge(inputs)
+            found = judge.outputs(judge.along(self, inputs)[0])
             return {**found, "boxes": found["boxes"] + np.float32(self.shift)}
 
         def part(self, index: int, given: list[np.ndarray]) -> list[np.ndarray]:
@@ -350,7 +347,7 @@ def test_what_is_off_by_more_than_rounding_is_noticed(tiny: detc.Detector, modul
         (0.0, 0.0, "passed"),
         (0.01, 0.0, "passed"),
         (0.05, 0.0, "failed"),
-        (0.0, 9.0, "failed"),
+        (0.01, 0.5, "failed"),
     ):
         assert compare_rounded(judge, Off(error, shift), (1, 3, *LYING), "float16").status == status, (error, shift)
 
