@@ -279,6 +279,11 @@ def _too_large(name: str, importer: Span | None) -> Diagnostic:
 # ---- the cache of parsed files --------------------------------------------------------------------------------------
 
 
+def cache_folder() -> Path:
+    """The user's own, for what is quicker to remember than to make. Raises RuntimeError where there is no home."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "detc"
+
+
 @cache
 def _parser_version() -> bytes:
     """Changes when the grammar, the parser or the tree does."""
@@ -296,7 +301,7 @@ def parse_cached(source: Source) -> t.File:
         return parse(source)
     key = hashlib.sha256(_parser_version() + source.text.encode()).hexdigest()
     try:
-        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "detc" / "parsed"
+        folder = cache_folder() / "parsed"
     except RuntimeError:
         # There is no home.
         return parse(source)

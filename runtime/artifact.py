@@ -57,7 +57,6 @@ PRECISIONS = ("float32", "float16", "bfloat16")
 # Which engines run the artifacts of a target, and the package that each needs.
 ENGINES = {"onnx": ("onnxruntime", "openvino"), "llvm": ("tvm",), "cuda": ("tvm",)}
 PACKAGES = {"onnxruntime": "onnxruntime", "openvino": "openvino", "tvm": "apache-tvm"}
-_MODULES = {"onnxruntime": "onnxruntime", "openvino": "openvino", "tvm": "tvm"}
 # Runs that settle an engine, and runs of which the fastest counts.
 _WARM, _MEASURED = 2, 5
 
@@ -444,8 +443,8 @@ def _sides(shape: Iterable[int | str]) -> str:
 
 
 def installed(engine: str) -> bool:
-    """Whether what an engine needs is there."""
-    return importlib.util.find_spec(_MODULES[engine]) is not None
+    """Whether the package of an engine's name is there."""
+    return importlib.util.find_spec(engine) is not None
 
 
 def write(path: Path, manifest: Mapping[str, Any], members: Mapping[str, bytes]) -> None:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Literal
 
 from detc.compiler.emit.nvcc import find_nvcc
+from detc.compiler.modules import cache_folder
 from detc.dsl.diagnostics import DiagnosticError
 from detc.dsl.render import several
 
@@ -150,7 +151,7 @@ def _machine() -> Iterator[Row]:
     yield "cores", "fine", f"{usable} of {os.cpu_count()}", ""
     if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
         yield "memory", "fine", _gib(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")), ""
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "detc"
+    folder = cache_folder()
     existing = next(place for place in (folder, *folder.parents) if place.exists())
     free = _gib(shutil.disk_usage(existing).free)
     if os.access(existing, os.W_OK):

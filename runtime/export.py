@@ -141,8 +141,7 @@ def _letterbox(detector: Detector, graph: Graph) -> Letterbox | None:
     """What pixels become, where the detector's data says so and it takes nothing beside images."""
     if detector.data is None or set(graph.inputs) != {"image"}:
         return None
-    normalize = interpret(detector.data.normalize, (Normalize,))
-    return Letterbox(normalize.mean, normalize.std, normalize.order)
+    return interpret(detector.data.normalize, (Normalize,))
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
+from detc.compiler.modules import cache_folder
 from detc.dsl.diagnostics import DiagnosticError
 from detc.runtime.files import write_json
 
@@ -21,10 +21,9 @@ def remembered(kind: str, key: Mapping[str, Any], measure: Callable[[], dict[str
     """
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
     try:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        path = cache_folder() / kind / f"{digest}.json"
     except RuntimeError:  # there is no home
         return measure()
-    path = base / "detc" / kind / f"{digest}.json"
     use = not os.environ.get("DETC_NO_CACHE")
     if use:
         try:

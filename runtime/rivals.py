@@ -6,7 +6,6 @@ be imported at its top.
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import resource
 import time
@@ -21,8 +20,8 @@ if TYPE_CHECKING:
 
     from detc.runtime.artifact import Artifact
 
-# How an engine is called on the command line, and the package that it needs beside detc's own.
-RIVALS = {"torch": "", "compile": "", "onnxruntime": "", "openvino": "openvino", "tvm": ""}
+# How engines are called on the command line.
+RIVALS = ("torch", "compile", "onnxruntime", "openvino", "tvm")
 _THREADS = ("OMP_NUM_THREADS", "TVM_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -75,12 +74,6 @@ class Failed:
     """What was wrong with an engine, in words."""
 
     why: str
-
-
-def installed(engine: str) -> bool:
-    """Whether the package that an engine needs is there."""
-    package = RIVALS[engine]
-    return not package or importlib.util.find_spec(package) is not None
 
 
 def serve(rival: Rival, images: list[np.ndarray], threads: int | None, pipe: Connection) -> None:

@@ -74,6 +74,6 @@ def packed_pixels(
         storage = torch.UntypedStorage._new_shared(len(images) * 3 * height * width)
         pixels = torch.empty(0, dtype=torch.uint8).set_(storage, 0, shape)
     for image, into in zip(images, pixels.numpy(), strict=True):
-        for plane, target in zip(normalize.channels(image), into, strict=True):
+        for plane, target in zip(normalize.planes(image), into, strict=True):
             target[: image.shape[0], : image.shape[1]] = plane
     return pixels

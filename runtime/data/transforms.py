@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from detc.compiler.emit.letterbox import Letterbox
 from detc.runtime.data.affine import Affine
 from detc.runtime.data.images import MOST_PIXELS
 from detc.runtime.data.records import require
@@ -260,11 +261,7 @@ class Expand:
 
 
 @dataclass(frozen=True)
-class Normalize:
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    order: str = "rgb"
-
+class Normalize(Letterbox):
     def __post_init__(self) -> None:
         require(len(self.mean) == 3, "mean", "must have three numbers, one a channel")
         require(len(self.std) == 3 and min(self.std) > 0, "std", "must have three numbers above 0, one a channel")
@@ -273,22 +270,12 @@ class Normalize:
     def __call__(self, image: np.ndarray, into: np.ndarray) -> None:
         """Writes the image's normalised pixels into the top left of `into`, a (3, H, W) float32 array."""
         height, width = image.shape[:2]
-        for plane, target, mean, scale in zip(self.channels(image), into, self.means, self.scales, strict=True):
+        for plane, target, mean, scale in zip(self.planes(image), into, self.means, self.scales, strict=True):
             pixels = target[:height, :width]
             np.subtract(plane, mean, out=pixels, dtype=np.float32)
             pixels *= scale
 
-    def channels(self, image: np.ndarray) -> Sequence[np.ndarray]:
+    def planes(self, image: np.ndarray) -> Sequence[np.ndarray]:
         """The planes (h, w) of an image (h, w, 3) in blue, green, red, in this one's order."""
         planes = cv2.split(image)
-        return planes[::-1] if self.order == "rgb" else planes
-
-    @property
-    def means(self) -> np.ndarray:
-        """What is subtracted from each channel, (3,) float32."""
-        return np.asarray(self.mean, np.float32)
-
-    @property
-    def scales(self) -> np.ndarray:
-        """What each channel is multiplied with then, (3,) float32."""
-        return (1 / np.asarray(self.std, np.float64)).astype(np.float32)
+        return [planes[channel] for channel in self.channels]

@@ -19,7 +19,8 @@ from tvm.s_tir import Schedule
 
 from detc.compiler.emit.letterbox import Letterbox
 from detc.compiler.emit.tvm import letterbox, pairs, regions, suppress, tiles, winograd
-from detc.compiler.emit.tvm.module import OPAQUE, Builder, Epilogue, Finish, Kernel, finished, real, sorted_top
+from detc.compiler.emit.tvm.finish import finishing
+from detc.compiler.emit.tvm.module import OPAQUE, Builder, Epilogue, Kernel, finished, real, sorted_top
 
 # The blocks that the schedules below look for.
 _CONV, _DENSE = "packed_conv", "packed_dense"
@@ -126,7 +127,7 @@ class Cpu:
             lanes = self.registers.lanes
             return winograd.conv(x, packed, others, finish, kernel.padding, shape[1], plan, lanes, epilogue.dtype)
 
-        return b.compute(emitted, x, packed, *others_of(epilogue), **OPAQUE)
+        return b.compute(emitted, x, packed, *epilogue.added, **OPAQUE)
 
     def _pairs(self, b: Builder, x: relax.Var, kernel: Kernel, shape: tuple[int, ...], epilogue: Epilogue) -> relax.Var:
         channels = self.registers.channels(shape[1], 1)
@@ -141,7 +142,7 @@ class Cpu:
             size = (n, height, width, out)
             return pairs.conv(x, packed, others, finish, size, kernel.stride, kernel.dilation, strips, epilogue.dtype)
 
-        return b.compute(emitted, _padded(b, x, kernel), packed, *others_of(epilogue), **OPAQUE)
+        return b.compute(emitted, _padded(b, x, kernel), packed, *epilogue.added, **OPAQUE)
 
     def _tiles(self, b: Builder, x: relax.Var, kernel: Kernel, shape: tuple[int, ...], epilogue: Epilogue) -> relax.Var:
         packed = b.prepared(f"{kernel.name}.tiles", kernel.name, kernel.weight, tiles.pack)
@@ -152,7 +153,7 @@ class Cpu:
         def emitted(x: te.Tensor, packed: te.Tensor, *others: te.Tensor) -> te.Tensor:
             return tiles.conv(x, packed, others, finishing(epilogue, shape), geometry, epilogue.dtype)
 
-        return b.compute(emitted, _padded(b, x, kernel), packed, *others_of(epilogue), **OPAQUE)
+        return b.compute(emitted, _padded(b, x, kernel), packed, *epilogue.added, **OPAQUE)
 
     def dense(self, b: Builder, x: relax.Var, name: str, weight: np.ndarray, epilogue: Epilogue) -> relax.Var:
         tile = self.registers.channels(len(weight), 1)
@@ -207,28 +208,6 @@ def _padded(b: Builder, x: relax.Var, kernel: Kernel) -> relax.Var:
     """x (N, H, W, C) with zeros around it, as a convolution has them."""
     edges = [0, *kernel.padding, 0]
     return b.compute(topi.nn.pad, x, edges, edges) if any(edges) else x
-
-
-def others_of(epilogue: Epilogue) -> list[relax.Var]:
-    """What an epilogue adds, in the order in which `finishing` takes it."""
-    return [other for other in (epilogue.bias, epilogue.residual) if other is not None]
-
-
-def finishing(epilogue: Epilogue, shape: tuple[int, ...]) -> Finish:
-    """An epilogue of results of this shape, (N, C, H, W), as an expression of each."""
-
-    def finish(value: Any, others: Sequence[Any], place: tuple[Any, Any, Any], channel: Any) -> Any:
-        rest = list(others)
-        if epilogue.bias is not None:
-            value = value + rest.pop(0)[channel]
-        if epilogue.residual is not None:
-            image, y, v = place
-            (other,) = rest
-            _, height, width, _ = (int(d) for d in other.shape)
-            value = value + real(other, image, y * height // shape[2], v * width // shape[3], channel)
-        return te.max(value, tirx.const(0.0, "float32")) if epilogue.relu else value
-
-    return finish
 
 
 def conv(

@@ -92,7 +92,6 @@ class Gpu:
         product = conv_cuda.kernel(b.precision, reading, choice.tile)
         add_up = conv_cuda.sum_kernel(b.precision)
         numbers = conv_cuda.numbers(layer, choice, ending)
-        others = [other for other in (epilogue.bias, residual) if other is not None]
 
         def emitted(x: te.Tensor, weight: te.Tensor, *others: te.Tensor) -> Any:
             def launches(ins: Any, outs: Any) -> Any:
@@ -114,7 +113,7 @@ class Gpu:
                 shapes, dtypes = [(choice.splits, *shape), shape], ["float32", epilogue.dtype]
             return te.extern(shapes, [x, weight, *others], launches, dtype=dtypes, name="tensor_cores")
 
-        arguments = (x, b.parameter(name, weight), *others)
+        arguments = (x, b.parameter(name, weight), *epilogue.added)
         if choice.splits == 1:
             return b.compute(emitted, *arguments, **OPAQUE)
         return b.several(2, emitted, *arguments, **OPAQUE)[1]

@@ -89,11 +89,6 @@ class Kernel:
     groups: int = 1
 
 
-# What is done to a result before it is stored, by the tensors given beside the weights, the place (image, row, column)
-# and the output channel.
-Finish = Callable[[Any, Sequence[Any], tuple[Any, Any, Any], Any], Any]
-
-
 @dataclass(frozen=True)
 class Epilogue:
     """What is done to a convolution's results before they are stored: a bias (C,) float32 and another feature (N, h, w,
@@ -104,6 +99,11 @@ class Epilogue:
     residual: relax.Var | None = None
     relu: bool = False
     dtype: str = "float32"
+
+    @property
+    def added(self) -> list[relax.Var]:
+        """What is added: the bias before the other feature."""
+        return [other for other in (self.bias, self.residual) if other is not None]
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from tvm import te, tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
-from detc.compiler.emit.tvm.module import Finish, as_stored
+from detc.compiler.emit.tvm.finish import Finish, store
 
 # The instruction set, as LLVM names it; what its vectors hold.
 FEATURE = "avx512bf16"
@@ -125,15 +125,10 @@ def conv(
                 for vector, column in cells:
                     at, first = (image, y, v + column), block * channels + vector * LANES
 
-                    def store(lane: Any, at: Any = at, first: Any = first, cell: Any = (column, vector)) -> None:
-                        value = finish(total[cell[0], cell[1] * LANES + lane], rest, at, first + lane)
-                        results[(*at, first + lane)] = as_stored(value, dtype)
+                    def sum_of(lane: Any, column: int = column, vector: int = vector) -> Any:
+                        return total[column, vector * LANES + lane]
 
-                    with T.If(first + LANES <= shape[3]):
-                        with T.Then(), T.vectorized(0, LANES) as lane:
-                            store(lane)
-                        with T.Else(), T.serial(0, LANES) as lane, T.If(first + lane < shape[3]), T.Then():
-                            store(lane)
+                    store(results, at, first, LANES, sum_of, finish, rest)
             return ib.get()
 
     return te.extern([shape], [x, packed, *others], loops, dtype=[dtype], name="pairs")

@@ -18,7 +18,7 @@ from tvm import te, tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
-from detc.compiler.emit.tvm.module import Finish, as_stored
+from detc.compiler.emit.tvm.finish import Finish, store
 
 # The instruction set, as LLVM names it.
 FEATURE = "amx-bf16"
@@ -138,7 +138,7 @@ def conv(
     that `instructions`, text for LLVM, does not define are found when the library is loaded.
     """
     blocks, kh, kw, parts = (int(d) for d in packed.shape[:4])
-    inputs, out = parts * DEPTH, geometry.shape[3]
+    inputs = parts * DEPTH
     count, width = geometry.rows
     rows = min(ROWS, width)
     across = -(-width // rows)
@@ -192,17 +192,10 @@ def conv(
                             with T.serial(0, rows) as pixel:
                                 at = geometry.place(row, column + pixel)
 
-                                def store(
-                                    lane: Any, at: Any = at, o: Any = o, cell: Any = (which, half, pixel)
-                                ) -> None:
-                                    value = finish(total[(*cell, lane)], rest, at, o + lane)
-                                    results[(*at, o + lane)] = as_stored(value, dtype)
+                                def sum_of(lane: Any, cell: tuple[Any, ...] = (which, half, pixel)) -> Any:
+                                    return total[(*cell, lane)]
 
-                                with T.If(o + 16 <= out):
-                                    with T.Then(), T.vectorized(0, 16) as lane:
-                                        store(lane)
-                                    with T.Else(), T.serial(0, 16) as lane, T.If(o + lane < out), T.Then():
-                                        store(lane)
+                                store(results, at, o, 16, sum_of, finish, rest)
                     call("end")
             return ib.get()
 

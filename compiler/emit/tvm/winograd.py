@@ -23,7 +23,8 @@ from tvm import te, tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
-from detc.compiler.emit.tvm.module import Finish, as_stored, real
+from detc.compiler.emit.tvm.finish import Finish, store
+from detc.compiler.emit.tvm.module import real
 
 Matrix = tuple[tuple[Fraction, ...], ...]
 
@@ -314,7 +315,7 @@ class _Conv:
         """A vector of output channels of a tile's results, finished and stored: those that are in the feature."""
         image, y, v = at
         m, side, lanes, matrix = self.m, self.side, self.lanes, self.plan.scheme.of_products
-        _, oh, ow, out = self.shape
+        _, oh, ow, _ = self.shape
         half, found = _array((m, side, lanes), "local"), _array((m, m, lanes), "local")
         first = block * self.plan.channels + vector * lanes
         for i, j in product(range(m), range(side)):
@@ -326,24 +327,18 @@ class _Conv:
             with T.vectorized(0, lanes) as lane:
                 found[i, j, lane] = _combined(matrix[j], [half[i, k, lane] for k in range(side)])
 
-        def store(i: int, j: int) -> None:
-            where = (image, y + i, v + j)
-            with T.If(first + lanes <= out):
-                with T.Then(), T.vectorized(0, lanes) as lane:
-                    value = self.finish(found[i, j, lane], others, where, first + lane)
-                    results[(*where, first + lane)] = as_stored(value, self.dtype)
-                with T.Else(), T.serial(0, lanes) as lane, T.If(first + lane < out), T.Then():
-                    value = self.finish(found[i, j, lane], others, where, first + lane)
-                    results[(*where, first + lane)] = as_stored(value, self.dtype)
+        def put(i: int, j: int) -> None:
+            at = (image, y + i, v + j)
+            store(results, at, first, lanes, lambda lane: found[i, j, lane], self.finish, others)
 
         with T.If(tirx.all(y + m <= oh, v + m <= ow)):
             with T.Then():
                 for i, j in product(range(m), repeat=2):
-                    store(i, j)
+                    put(i, j)
             with T.Else():
                 for i, j in product(range(m), repeat=2):
                     with T.If(tirx.all(y + i < oh, v + j < ow)), T.Then():
-                        store(i, j)
+                        put(i, j)
 
 
 def _array(shape: tuple[int, ...], scope: str) -> Any:
